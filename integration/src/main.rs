@@ -1,0 +1,2 @@
+//! The lab of Kagemusha.
+fn main() {}

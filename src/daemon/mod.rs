@@ -1,0 +1,1 @@
+//! The shell: the only layer with tokio, sockets, netlink, files, clocks and randomness.

@@ -1,0 +1,1 @@
+//! The policy file: TOML schema, resolution and validation into a [`Policy`].
