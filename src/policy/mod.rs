@@ -1,1 +1,79 @@
 //! The policy file: TOML schema, resolution and validation into a [`Policy`].
+//!
+//! A file goes through three steps: [`toml`] and serde read it into the schema (every value with its place), the resolver judges
+//! each value and the whole, and reads the keys through a [`KeySource`]. What is wrong comes back as one [`Report`] of many
+//! [`Diagnostic`]s with file, line, column and what to do. No key is ever part of a message.
+
+mod association;
+mod guest;
+mod keys;
+mod model;
+mod redact;
+mod report;
+mod resolve;
+mod schema;
+mod syntax;
+mod value;
+
+use std::sync::Arc;
+
+pub use keys::{KeyError, KeyFile, KeySource, KeyTextError, key_text, parse_key_text};
+pub use model::{
+    Attachment, GuestPolicy, HomeAgentPolicy, Policy, Port, Protection, Role, RouterPolicy, UplinkPolicy, Warning,
+};
+pub use report::{Diagnostic, Report};
+
+use report::Source;
+use resolve::Resolver;
+
+/// Loads the policy of a host that speaks Mobile IPv6 for its guests.
+///
+/// `file_name` is the path of the file as the user gave it: messages name it, and relative paths of key files begin at its
+/// directory. `text` is the file's content.
+///
+/// # Errors
+/// When the text is no valid policy, or a key cannot be had: all that is wrong, at once.
+pub fn load_mobile_node(file_name: &str, text: &str, keys: &dyn KeySource) -> Result<Policy, Report> {
+    load(Role::MobileNode, file_name, text, Some(keys)).map(|(policy, _)| policy)
+}
+
+/// Loads the policy of a home agent; otherwise like [`load_mobile_node`].
+///
+/// # Errors
+/// As [`load_mobile_node`].
+pub fn load_home_agent(file_name: &str, text: &str, keys: &dyn KeySource) -> Result<Policy, Report> {
+    load(Role::HomeAgent, file_name, text, Some(keys)).map(|(policy, _)| policy)
+}
+
+/// The key files that a policy names, each once and in the order of the file, without reading any.
+///
+/// # Errors
+/// When the text is no valid policy, whatever the keys.
+pub fn key_files(role: Role, file_name: &str, text: &str) -> Result<Vec<KeyFile>, Report> {
+    load(role, file_name, text, None).map(|(_, key_files)| key_files)
+}
+
+/// The role that a policy file is for: a home agent's names the interface on the home link, or another thing that only home
+/// agents have. What is no TOML at all counts as a mobile node's.
+pub fn role_of(text: &str) -> Role {
+    let Ok(table) = text.parse::<toml::Table>() else { return Role::MobileNode };
+    let home_agent = table.get("home_agent").and_then(toml::Value::as_table);
+    let has = |key| home_agent.is_some_and(|table| table.contains_key(key));
+    if has("interface") || has("maximum_lifetime") || has("detect_duplicates") {
+        Role::HomeAgent
+    } else {
+        Role::MobileNode
+    }
+}
+
+fn load(
+    role: Role,
+    file_name: &str,
+    text: &str,
+    keys: Option<&dyn KeySource>,
+) -> Result<(Policy, Vec<KeyFile>), Report> {
+    let source = Arc::new(Source::new(file_name, text));
+    let file: schema::File =
+        toml::from_str(text).map_err(|error| Report::new(vec![syntax::diagnose(&source, &error)]))?;
+    Resolver::new(role, source, keys).resolve(&file)
+}
