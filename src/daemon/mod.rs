@@ -1,1 +1,4 @@
 //! The shell: the only layer with tokio, sockets, netlink, files, clocks and randomness.
+
+pub mod netlink;
+pub mod reconcile;

@@ -1,0 +1,179 @@
+//! Makes the kernel hold the wanted state: observe, compare, apply, and look again.
+
+use std::time::Duration;
+
+use super::netlink::{route, xfrm};
+use crate::kernel_state::{Configuration, KernelState, Step, diff, owned};
+
+/// Changes by others between our look and our step are answered by another round.
+const ROUNDS: usize = 3;
+
+/// Errors of the reconciler. After one, nothing may be sent that waited for the state.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// XFRM tables cannot be read.
+    #[error("cannot read the security associations and policies: {0}")]
+    ObserveXfrm(#[source] xfrm::Error),
+    /// Links, addresses, routes or rules cannot be read.
+    #[error("cannot read the links, addresses, routes and rules: {0}")]
+    ObserveRoute(#[source] route::Error),
+    /// The clients cannot be opened.
+    #[error("{0}")]
+    OpenXfrm(#[source] xfrm::Error),
+    /// The clients cannot be opened.
+    #[error("{0}")]
+    OpenRoute(#[source] route::Error),
+    /// A step failed.
+    #[error("cannot {step}: {reason}{}", .hint.map_or_else(String::new, |hint| format!("; {hint}")))]
+    Step {
+        /// The step, without keys.
+        step: String,
+        /// What the kernel said.
+        reason: String,
+        /// What to do.
+        hint: Option<&'static str>,
+    },
+    /// The state is still another one after all steps were acknowledged.
+    #[error(
+        "the kernel does not keep what it was given (does another program manage the same objects?); still to do: {0}"
+    )]
+    NotKept(String),
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The steps, readable.
+    pub steps: Vec<String>,
+}
+
+/// Reconciles the namespace in which it was opened.
+#[derive(Debug)]
+pub struct Reconciler {
+    configuration: Configuration,
+    xfrm: xfrm::Client,
+    route: route::Client,
+}
+
+impl Reconciler {
+    /// Opens the netlink clients; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// No sockets, or no XFRM in the kernel.
+    pub fn new(configuration: Configuration) -> Result<Self, Error> {
+        let xfrm = xfrm::Client::open().map_err(Error::OpenXfrm)?;
+        let route = route::Client::open().map_err(Error::OpenRoute)?;
+        Ok(Self { configuration, xfrm, route })
+    }
+
+    /// The route client, for finding the uplink.
+    pub fn route(&self) -> &route::Client {
+        &self.route
+    }
+
+    /// What the kernel holds of ours.
+    ///
+    /// # Errors
+    /// The tables cannot be read.
+    pub async fn observe(&mut self) -> Result<KernelState, Error> {
+        let mut state = self.xfrm.observe().map_err(Error::ObserveXfrm)?;
+        self.route.observe(&mut state).await.map_err(Error::ObserveRoute)?;
+        Ok(owned(&self.configuration, &state))
+    }
+
+    /// Makes the kernel hold `desired`. When it returns `Ok` the state was read back and is in force.
+    ///
+    /// # Errors
+    /// A step that failed; the steps before it stay, and their order makes that safe. Try again later.
+    pub async fn apply(&mut self, desired: &KernelState) -> Result<Report, Error> {
+        let mut report = Report::default();
+        for round in 0..=ROUNDS {
+            let plan = diff(desired, &self.observe().await?);
+            if plan.is_empty() {
+                return Ok(report);
+            }
+            if round == ROUNDS {
+                let left: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+                return Err(Error::NotKept(left.join(", ")));
+            }
+            for step in &plan.steps {
+                tracing::debug!(%step, "kernel state");
+                self.step(step).await?;
+                report.steps.push(step.to_string());
+            }
+            if round > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        Ok(report)
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<(), Error> {
+        let failed = |reason: String, hint| Error::Step { step: step.to_string(), reason, hint };
+        let result = match step {
+            Step::AddPolicy(policy) => self.xfrm.add_policy(policy),
+            Step::UpdatePolicy(policy) => self.xfrm.update_policy(policy),
+            Step::RemovePolicy(key) => self.xfrm.remove_policy(key),
+            Step::AddAssociation(sa) => self.xfrm.add_association(sa),
+            Step::UpdateAssociation(sa) => self.xfrm.update_association(sa),
+            Step::ReplaceAssociation(sa) => {
+                self.xfrm.remove_association(&sa.key).and_then(|()| self.xfrm.add_association(sa))
+            }
+            Step::RemoveAssociation(key) => self.xfrm.remove_association(key),
+            _ => {
+                return self
+                    .route_step(step)
+                    .await
+                    .map_err(|error| failed(error.to_string(), route_hint(step, &error)));
+            }
+        };
+        result.map_err(|error| failed(error.to_string(), xfrm_hint(step, &error)))
+    }
+
+    async fn route_step(&self, step: &Step) -> Result<(), route::Error> {
+        match step {
+            Step::AddLink(link) => self.route.add_link(link).await,
+            Step::UpdateLink(link) => self.route.update_link(link).await,
+            Step::RemoveLink(name) => self.route.remove_link(name).await,
+            Step::SetAddress(address) => self.route.set_address(address).await,
+            Step::RemoveAddress(address) => self.route.remove_address(*address).await,
+            Step::AddRoute(route) => self.route.add_route(route).await,
+            Step::RemoveRoute(key) => self.route.remove_route(key).await,
+            Step::AddRule(rule) => self.route.add_rule(rule).await,
+            Step::RemoveRule(rule) => self.route.remove_rule(rule).await,
+            Step::AddPolicy(_)
+            | Step::UpdatePolicy(_)
+            | Step::RemovePolicy(_)
+            | Step::AddAssociation(_)
+            | Step::UpdateAssociation(_)
+            | Step::ReplaceAssociation(_)
+            | Step::RemoveAssociation(_) => Ok(()),
+        }
+    }
+}
+
+fn xfrm_hint(step: &Step, error: &xfrm::Error) -> Option<&'static str> {
+    let xfrm::Error::Refused(refusal) = error else { return None };
+    match (refusal.errno, step) {
+        (libc::EPERM, _) => Some("CAP_NET_ADMIN is needed"),
+        (libc::EEXIST, Step::AddPolicy(_)) => {
+            Some("another program has a policy with this selector: see `ip xfrm policy`")
+        }
+        (libc::EEXIST, _) => Some("another program has an SA with this destination and SPI: see `ip xfrm state`"),
+        (libc::ENOENT | libc::ENOSYS | libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT, _) => {
+            Some("the kernel lacks a protocol or an algorithm (`modprobe -a esp6 mip6`): run `kagemusha check`")
+        }
+        _ => None,
+    }
+}
+
+fn route_hint(step: &Step, error: &route::Error) -> Option<&'static str> {
+    let route::Error::Refused(refusal) = error else { return None };
+    match (refusal.errno, step) {
+        (libc::EPERM, _) => Some("CAP_NET_ADMIN is needed"),
+        (libc::EEXIST, Step::AddLink(_)) => Some("a link of that name but of another kind is there: rename it"),
+        (libc::EOPNOTSUPP, Step::AddLink(_)) => Some("the kernel has no such kind of link: run `kagemusha check`"),
+        (libc::EACCES, Step::SetAddress(_)) => Some("IPv6 is disabled: see sysctl net.ipv6.conf.all.disable_ipv6"),
+        _ => None,
+    }
+}

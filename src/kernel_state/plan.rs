@@ -1,0 +1,191 @@
+//! From what is to what shall be, in an order that never lets a protected message leave in clear.
+
+use std::net::Ipv6Addr;
+
+use super::object::{Address, Link, Route, RouteKey, RouteKind, Rule};
+use super::{FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE};
+use crate::ipsec::{AssociationKey, PolicyKey, SecurityAssociation, SecurityPolicy, Transform};
+use crate::vocabulary::Prefix;
+
+/// One change of the kernel. `Display` is for logs and has no keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// New policy.
+    AddPolicy(SecurityPolicy),
+    /// Other action or templates under the same name, in one go.
+    UpdatePolicy(SecurityPolicy),
+    /// Policy no longer wanted.
+    RemovePolicy(PolicyKey),
+    /// New association.
+    AddAssociation(SecurityAssociation),
+    /// Route optimization state gets another care-of address, in place.
+    UpdateAssociation(SecurityAssociation),
+    /// ESP SA under the same SPI with other keys or parameters: removed and made anew. Its sequence number starts again at 0
+    /// and its replay window is forgotten (RFC 4303 §3.4.3); the peer has to get the new keys at the same time anyway.
+    ReplaceAssociation(SecurityAssociation),
+    /// Association no longer wanted.
+    RemoveAssociation(AssociationKey),
+    /// New link.
+    AddLink(Link),
+    /// Settings of a link.
+    UpdateLink(Link),
+    /// Link no longer wanted.
+    RemoveLink(String),
+    /// New address on [`HOME_ADDRESS_LINK`], or other flags for one that is there.
+    SetAddress(Address),
+    /// Address no longer wanted.
+    RemoveAddress(Ipv6Addr),
+    /// New route.
+    AddRoute(Route),
+    /// Route no longer wanted.
+    RemoveRoute(RouteKey),
+    /// New rule.
+    AddRule(Rule),
+    /// Rule no longer wanted.
+    RemoveRule(Rule),
+}
+
+/// Steps in the order in which they have to be taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+}
+
+/// The steps from `observed` (only what is ours, see [`super::owned`]) to `desired`.
+///
+/// 1. Failsafe policies come.
+/// 2. Policies that stay get their new contents.
+/// 3. What is not wanted goes: policies, states, rules, routes, addresses, links.
+/// 4. What is wanted comes, the other way round.
+/// 5. Failsafe policies go.
+pub fn diff(desired: &KernelState, observed: &KernelState) -> Plan {
+    let mut steps = vec![];
+    policies_that_stay_or_guard(desired, observed, &mut steps);
+    removals(desired, observed, &mut steps);
+    additions(desired, observed, &mut steps);
+    let gone = |key: &&PolicyKey| is_failsafe(key) && !desired.policies.contains_key(key);
+    steps.extend(observed_policies(observed).filter(gone).map(|key| Step::RemovePolicy(*key)));
+    Plan { steps }
+}
+
+fn is_failsafe(key: &PolicyKey) -> bool {
+    key.priority == FAILSAFE_PRIORITY
+}
+
+fn observed_policies(observed: &KernelState) -> impl Iterator<Item = &PolicyKey> {
+    observed.policies.keys().chain(&observed.foreign_policies)
+}
+
+fn policies_that_stay_or_guard(desired: &KernelState, observed: &KernelState, steps: &mut Vec<Step>) {
+    let exists = |key: &PolicyKey| observed.policies.contains_key(key) || observed.foreign_policies.contains(key);
+    let (failsafe, protecting): (Vec<_>, Vec<_>) = desired.policies.values().partition(|p| is_failsafe(&p.key));
+    for policy in failsafe.iter().filter(|p| !exists(&p.key)) {
+        steps.push(Step::AddPolicy((*policy).clone()));
+    }
+    for policy in failsafe.into_iter().chain(protecting) {
+        if exists(&policy.key) && observed.policies.get(&policy.key) != Some(policy) {
+            steps.push(Step::UpdatePolicy(policy.clone()));
+        }
+    }
+}
+
+fn removals(desired: &KernelState, observed: &KernelState, steps: &mut Vec<Step>) {
+    let unwanted = |key: &&PolicyKey| !is_failsafe(key) && !desired.policies.contains_key(key);
+    steps.extend(observed_policies(observed).filter(unwanted).map(|key| Step::RemovePolicy(*key)));
+    let associations = observed.associations.keys().chain(&observed.foreign_associations);
+    let unwanted = associations.filter(|key| !desired.associations.contains_key(key));
+    steps.extend(unwanted.map(|key| Step::RemoveAssociation(*key)));
+    steps.extend(observed.rules.difference(&desired.rules).cloned().map(Step::RemoveRule));
+    for (key, route) in &observed.routes {
+        if desired.routes.get(key) != Some(route) {
+            steps.push(Step::RemoveRoute(key.clone()));
+        }
+    }
+    let unwanted = observed.addresses.keys().filter(|address| !desired.addresses.contains_key(address));
+    steps.extend(unwanted.copied().map(Step::RemoveAddress));
+    for (name, link) in &observed.links {
+        if desired.links.get(name).is_none_or(|wanted| wanted.kind != link.kind) {
+            steps.push(Step::RemoveLink(name.clone()));
+        }
+    }
+}
+
+fn additions(desired: &KernelState, observed: &KernelState, steps: &mut Vec<Step>) {
+    for (name, link) in &desired.links {
+        match observed.links.get(name) {
+            Some(there) if there == link => {}
+            Some(there) if there.kind == link.kind => steps.push(Step::UpdateLink(link.clone())),
+            _ => steps.push(Step::AddLink(link.clone())),
+        }
+    }
+    for (key, address) in &desired.addresses {
+        match observed.addresses.get(key) {
+            Some(there) if there == address => {}
+            Some(_) => steps.push(Step::SetAddress(*address)),
+            None => {
+                // The kernel makes a local route with it; the guest owns the address, not this host.
+                steps.push(Step::SetAddress(*address));
+                let automatic = automatic_route(*key);
+                if !observed.routes.contains_key(&automatic) {
+                    steps.push(Step::RemoveRoute(automatic));
+                }
+            }
+        }
+    }
+    for (key, route) in &desired.routes {
+        if observed.routes.get(key) != Some(route) {
+            steps.push(Step::AddRoute(route.clone()));
+        }
+    }
+    steps.extend(desired.rules.difference(&observed.rules).cloned().map(Step::AddRule));
+    // ESP first: route optimization states let packets out.
+    let (esp, route_optimization): (Vec<_>, Vec<_>) =
+        desired.associations.values().partition(|a| matches!(a.transform, Transform::EspTransport { .. }));
+    for wanted in esp.into_iter().chain(route_optimization) {
+        association(wanted, observed, steps);
+    }
+    for policy in desired.policies.values().filter(|p| !is_failsafe(&p.key)) {
+        if !observed.policies.contains_key(&policy.key) && !observed.foreign_policies.contains(&policy.key) {
+            steps.push(Step::AddPolicy(policy.clone()));
+        }
+    }
+}
+
+fn association(wanted: &SecurityAssociation, observed: &KernelState, steps: &mut Vec<Step>) {
+    let foreign = observed.foreign_associations.contains(&wanted.key);
+    match observed.associations.get(&wanted.key) {
+        Some(there) if there == wanted => {}
+        None if !foreign => steps.push(Step::AddAssociation(wanted.clone())),
+        Some(there) if same_kind(&there.transform, &wanted.transform) => {
+            steps.push(Step::UpdateAssociation(wanted.clone()));
+        }
+        _ => steps.push(Step::ReplaceAssociation(wanted.clone())),
+    }
+}
+
+/// Whether one may become the other in place: two route optimization states that differ in the care-of address only.
+fn same_kind(there: &Transform, wanted: &Transform) -> bool {
+    match (there, wanted) {
+        (Transform::RouteOptimization { wildcard: a, .. }, Transform::RouteOptimization { wildcard: b, .. }) => a == b,
+        _ => false,
+    }
+}
+
+/// The route that the kernel makes by itself for an address on our dummy link.
+fn automatic_route(address: Ipv6Addr) -> RouteKey {
+    RouteKey {
+        table: LOCAL_TABLE,
+        destination: Prefix::host(address),
+        kind: RouteKind::Local,
+        device: HOME_ADDRESS_LINK.to_owned(),
+        metric: 0,
+    }
+}
