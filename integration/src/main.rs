@@ -1,2 +1,81 @@
-//! The lab of Kagemusha.
-fn main() {}
+//! The lab of Kagemusha: real kernels, real packets, real peers.
+//!
+//! ```text
+//! outer ──► (running kernel, or User-Mode Linux with init) ──► inner ──► scenarios ──► topology of nodes, captures
+//!   └─ build, packages, tshark, table                            └─ demo
+//! ```
+// The lab lives in real time; the ban on clocks is for the product's pure layers.
+#![allow(clippy::disallowed_methods)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod capture;
+mod dissect;
+mod failure;
+mod init;
+mod inner;
+mod job;
+mod node;
+mod outer;
+mod packages;
+mod probe;
+mod process;
+mod scenario;
+mod scenarios;
+#[allow(unsafe_code)]
+mod sys;
+mod topology;
+mod uml;
+
+/// The lab of Kagemusha: the cast of the original experiment in network namespaces, on real kernels.
+#[derive(Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the main job: a guest on a foreign host, reached at its home address, without and with IPsec.
+    Demo {
+        #[command(flatten)]
+        options: outer::Options,
+    },
+    /// Run the unit tests (unless a filter is given), then the scenarios whose name contains FILTER.
+    Test {
+        /// Part of the names of the scenarios to run.
+        filter: Option<String>,
+        /// Leave the unit tests out.
+        #[arg(long)]
+        scenarios_only: bool,
+        #[command(flatten)]
+        options: outer::Options,
+    },
+    /// List the scenarios.
+    List,
+    /// Tell whether the running kernel would do, without User-Mode Linux.
+    Check,
+    /// The inner side; started by the outer one.
+    #[command(hide = true)]
+    Inner {
+        /// Directory of the run.
+        directory: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    if init::is_init() {
+        return init::main();
+    }
+    match Arguments::parse().command {
+        Command::Demo { options } => outer::demo(&options),
+        Command::Test { filter, scenarios_only, options } => outer::test(filter.as_deref(), scenarios_only, &options),
+        Command::List => outer::list(),
+        Command::Check => outer::check(),
+        Command::Inner { directory } => inner::main(&directory),
+    }
+}

@@ -1,0 +1,228 @@
+//! Captures: one thread per link writes every frame to a pcap file and keeps it for the assertions of the scenario.
+
+use std::fs::File;
+use std::io::{BufWriter, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+
+use crate::dissect::Packet;
+use crate::failure::{Failure, Outcome, While};
+use crate::node::Node;
+use crate::sys;
+
+/// The frames of one link since the capture began.
+pub(crate) struct Capture {
+    link: &'static str,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Outcome>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    packets: Mutex<Vec<Arc<Packet>>>,
+    arrival: Condvar,
+    stop: AtomicBool,
+}
+
+impl Shared {
+    fn packets(&self) -> MutexGuard<'_, Vec<Arc<Packet>>> {
+        self.packets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Capture {
+    /// Captures what `interface` of `node` carries, in both directions, into `file`.
+    pub(crate) fn start(node: &Node, interface: &str, link: &'static str, file: &Path) -> Outcome<Self> {
+        let name = interface.to_owned();
+        let socket = node.run(move || sys::packet_socket(&name))?.during(|| format!("capturing on {interface}"))?;
+        setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
+        // A burst while the one processor of the lab's kernel does something else must not be lost.
+        setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20))?;
+        let mut pcap = BufWriter::new(File::create(file).during(|| file.display().to_string())?);
+        pcap.write_all(&pcap_header())?;
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name(format!("capture {link}"))
+            .spawn(move || record(&socket, link, &mut pcap, &theirs))?;
+        Ok(Self { link, shared, thread: Some(thread) })
+    }
+
+    pub(crate) fn link(&self) -> &'static str {
+        self.link
+    }
+
+    /// Everything captured so far.
+    pub(crate) fn packets(&self) -> Vec<Arc<Packet>> {
+        self.shared.packets().clone()
+    }
+
+    /// An observer that looks at what comes from now on.
+    pub(crate) fn from_now(&self) -> Observer {
+        Observer { link: self.link, shared: Arc::clone(&self.shared), next: self.shared.packets().len() }
+    }
+
+    /// An observer that looks at everything since the capture began.
+    pub(crate) fn from_start(&self) -> Observer {
+        Observer { link: self.link, shared: Arc::clone(&self.shared), next: 0 }
+    }
+
+    /// Ends the capture and completes the file.
+    pub(crate) fn stop(&mut self) -> Outcome {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result.during(|| format!("capture of {}", self.link)),
+            Some(Err(_)) => Err(Failure::new(format!("the capture of {} panicked", self.link))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // A scenario that ended early has its own failure to report.
+        let _ = self.stop();
+    }
+}
+
+/// Reads a capture packet by packet, in order: what one assertion has matched, the next does not see again.
+#[derive(Clone)]
+pub(crate) struct Observer {
+    link: &'static str,
+    shared: Arc<Shared>,
+    next: usize,
+}
+
+impl Observer {
+    /// Waits until a packet of that description has passed, and moves past it.
+    pub(crate) fn must_see(
+        &mut self,
+        description: &str,
+        timeout: Duration,
+        matches: impl Fn(&Packet) -> bool,
+    ) -> Outcome<Arc<Packet>> {
+        let first = self.next;
+        let deadline = Instant::now() + timeout;
+        let mut packets = self.shared.packets();
+        loop {
+            while let Some(packet) = packets.get(self.next) {
+                self.next += 1;
+                if matches(packet) {
+                    return Ok(Arc::clone(packet));
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let seen: String =
+                    packets.iter().skip(first).rev().take(12).rev().map(|p| format!("\n    {p}")).collect();
+                let seen = if seen.is_empty() { "\n    nothing".to_owned() } else { seen };
+                return Err(Failure::new(format!(
+                    "{}: not seen within {:.1} s: {description}; seen meanwhile:{seen}",
+                    self.link,
+                    timeout.as_secs_f64()
+                )));
+            }
+            packets = self.shared.arrival.wait_timeout(packets, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Fails if a packet of that description has passed since this observer's place in the capture.
+    pub(crate) fn must_not_have_seen(&self, description: &str, matches: impl Fn(&Packet) -> bool) -> Outcome {
+        match self.shared.packets().iter().skip(self.next).find(|packet| matches(packet)) {
+            None => Ok(()),
+            Some(packet) => Err(Failure::new(format!("{}: must not be seen: {description}:\n    {packet}", self.link))),
+        }
+    }
+
+    /// Fails if a packet of that description passes within `window` from now (or has passed since this observer's place).
+    pub(crate) fn must_not_see(
+        &self,
+        description: &str,
+        window: Duration,
+        matches: impl Fn(&Packet) -> bool,
+    ) -> Outcome {
+        let deadline = Instant::now() + window;
+        loop {
+            self.must_not_have_seen(description, &matches)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            let packets = self.shared.packets();
+            drop(self.shared.arrival.wait_timeout(packets, left));
+        }
+    }
+
+    /// How many packets of that description have passed since this observer's place.
+    pub(crate) fn count(&self, matches: impl Fn(&Packet) -> bool) -> usize {
+        self.shared.packets().iter().skip(self.next).filter(|packet| matches(packet)).count()
+    }
+}
+
+fn record(socket: &OwnedFd, link: &'static str, pcap: &mut impl Write, shared: &Shared) -> Outcome {
+    let mut buffer = vec![0_u8; 1 << 16];
+    loop {
+        // Read before looking: what had arrived when the capture was stopped still belongs to it.
+        let stop = shared.stop.load(Ordering::Relaxed);
+        while let Some((length, time)) = receive(socket, &mut buffer)? {
+            let frame = buffer.get(..length).unwrap_or_default();
+            pcap.write_all(&pcap_record(time, length))?;
+            pcap.write_all(frame)?;
+            shared.packets().push(Arc::new(Packet::dissect(link, time, frame)));
+            shared.arrival.notify_all();
+        }
+        if stop {
+            return Ok(pcap.flush()?);
+        }
+        let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::from(50_u8)) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// One frame with the kernel's time of it (since the epoch), if one waits.
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> Outcome<Option<(usize, Duration)>> {
+    let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message = match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::MSG_TRUNC) {
+        Ok(message) => message,
+        Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
+        // The interface went down or away: there is nothing to capture, and that is no failure of the scenario.
+        Err(nix::Error::ENETDOWN) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let time = message.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
+        _ => None,
+    });
+    Ok(Some((message.bytes, time.unwrap_or_default())))
+}
+
+/// Header of a pcap file with nanosecond times and link type Ethernet.
+fn pcap_header() -> [u8; 24] {
+    let mut header = [0; 24];
+    let words = [0xa1b2_3c4d_u32, 0x0004_0002, 0, 0, 1 << 16, 1];
+    for (to, word) in header.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    header
+}
+
+fn pcap_record(time: Duration, length: usize) -> [u8; 16] {
+    let mut record = [0; 16];
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    let words = [u32::try_from(time.as_secs()).unwrap_or(u32::MAX), time.subsec_nanos(), length, length];
+    for (to, word) in record.chunks_exact_mut(4).zip(words) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    record
+}

@@ -1,0 +1,68 @@
+//! The inner side: on a kernel that has everything, runs what the job says and writes the report.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::failure::{Failure, Outcome};
+use crate::job::{Job, LINE, Report, ScenarioResult, Task, Verdict};
+use crate::scenario::{Lab, Peer, Scenario};
+use crate::scenarios;
+
+/// Runs the job in `directory`.
+pub(crate) fn main(directory: &Path) -> ExitCode {
+    match Job::read(directory).and_then(|job| run(&job)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            println!("{LINE}the lab failed: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(job: &Job) -> Outcome {
+    let kernel = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    let mut report = Report { kernel, results: Vec::new() };
+    match &job.task {
+        Task::Demo => return Err(Failure::new("the demo is not there yet")),
+        Task::Scenarios(names) => {
+            for (index, name) in names.iter().enumerate() {
+                let scenario = scenarios::named(name).ok_or_else(|| Failure::new(format!("no scenario {name}")))?;
+                println!("{LINE}[{}/{}] {name}: {}", index + 1, names.len(), scenario.title());
+                let started = Instant::now();
+                let verdict = run_one(job, scenario);
+                let seconds = started.elapsed().as_secs_f64();
+                match &verdict {
+                    Verdict::Passed => println!("{LINE}    {seconds:6.2} s  passed"),
+                    Verdict::Failed(why) => {
+                        why.lines().for_each(|line| println!("{LINE}    {line}"));
+                        println!("{LINE}    {seconds:6.2} s  FAILED");
+                    }
+                    Verdict::Skipped(why) => println!("{LINE}    SKIP {name}: {why}"),
+                }
+                report.results.push(ScenarioResult { name: name.clone(), verdict, seconds });
+                report.write(&job.directory)?;
+            }
+        }
+    }
+    report.write(&job.directory)
+}
+
+fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
+    if scenario.peer == Peer::Umip && job.mip6d.is_none() {
+        return Verdict::Skipped("KAGEMUSHA_MIP6D is not set".into());
+    }
+    let attempt = || -> Outcome {
+        let directory = job.directory.join(scenario.name);
+        let mut lab = Lab::new(&directory, &job.kagemusha, job.mip6d.as_deref())?;
+        let result = (scenario.run)(&mut lab);
+        let finished = lab.finish();
+        result.and(finished)
+    };
+    match catch_unwind(AssertUnwindSafe(attempt)) {
+        Ok(Ok(())) => Verdict::Passed,
+        Ok(Err(failure)) => Verdict::Failed(failure.to_string()),
+        Err(_) => Verdict::Failed("the scenario's own code panicked".into()),
+    }
+}

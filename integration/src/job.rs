@@ -1,0 +1,82 @@
+//! What the outer side asks of the inner side, and what comes back. Both travel as files in the directory of the run.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Outcome, While};
+
+/// Every line of the inner side that is for the user starts with this; anything else on its output is the kernel's.
+pub(crate) const LINE: &str = "lab| ";
+
+/// What is to be run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Job {
+    /// Directory of the run: `job.json`, `report.json` and a directory for each scenario.
+    pub(crate) directory: PathBuf,
+    /// The program under test.
+    pub(crate) kagemusha: PathBuf,
+    /// The optional peer `mip6d` of `KAGEMUSHA_MIP6D`.
+    pub(crate) mip6d: Option<PathBuf>,
+    pub(crate) task: Task,
+}
+
+/// See [`Job`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Task {
+    Demo,
+    /// Names of scenarios, in order.
+    Scenarios(Vec<String>),
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) kernel: String,
+    pub(crate) results: Vec<ScenarioResult>,
+}
+
+/// What became of one scenario.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ScenarioResult {
+    pub(crate) name: String,
+    pub(crate) verdict: Verdict,
+    pub(crate) seconds: f64,
+}
+
+/// See [`ScenarioResult`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Verdict {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+impl Job {
+    pub(crate) fn read(directory: &Path) -> Outcome<Self> {
+        read(&directory.join("job.json"))
+    }
+
+    pub(crate) fn write(&self) -> Outcome {
+        write(&self.directory.join("job.json"), self)
+    }
+}
+
+impl Report {
+    pub(crate) fn read(directory: &Path) -> Outcome<Self> {
+        read(&directory.join("report.json"))
+    }
+
+    pub(crate) fn write(&self, directory: &Path) -> Outcome {
+        write(&directory.join("report.json"), self)
+    }
+}
+
+fn read<T: for<'de> Deserialize<'de>>(file: &Path) -> Outcome<T> {
+    let text = std::fs::read(file).during(|| file.display().to_string())?;
+    serde_json::from_slice(&text).during(|| file.display().to_string())
+}
+
+fn write(file: &Path, value: &impl Serialize) -> Outcome {
+    std::fs::write(file, serde_json::to_vec_pretty(value)?).during(|| file.display().to_string())
+}

@@ -1,0 +1,327 @@
+//! The outer side: builds the program under test, provides packages and a kernel, runs the inner side and tells what
+//! became of it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::failure::{Failure, Outcome, While, ensure};
+use crate::job::{Job, LINE, Report, Task, Verdict};
+use crate::{packages, probe, scenarios, uml};
+
+/// Options of the commands that run something.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The kernel to run on.
+    #[arg(long, value_enum, default_value_t = Kernel::Auto)]
+    kernel: Kernel,
+    /// End everything after so many seconds.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kernel {
+    /// The running one if it has all the lab needs, otherwise User-Mode Linux.
+    Auto,
+    /// The running one.
+    Running,
+    /// User-Mode Linux.
+    Uml,
+}
+
+/// `cargo lab list`.
+pub(crate) fn list() -> ExitCode {
+    let width = scenarios::ALL.iter().map(|scenario| scenario.name.len()).max().unwrap_or_default();
+    for scenario in scenarios::ALL {
+        println!("{:width$}  {}", scenario.name, scenario.title());
+    }
+    ExitCode::SUCCESS
+}
+
+/// `cargo lab check`.
+pub(crate) fn check() -> ExitCode {
+    report_failure(|| {
+        if let Err(code) = packages::provide(&[packages::IPROUTE2])? {
+            return Ok(code);
+        }
+        let missing = probe::missing()?;
+        if missing.is_empty() {
+            println!("The running kernel has all the lab needs.");
+            return Ok(ExitCode::SUCCESS);
+        }
+        println!("The running kernel lacks: {}. The lab runs in User-Mode Linux.", missing.join(", "));
+        Ok(ExitCode::FAILURE)
+    })
+}
+
+/// `cargo lab demo`.
+pub(crate) fn demo(options: &Options) -> ExitCode {
+    report_failure(|| {
+        let run = match prepare(Task::Demo, options)? {
+            Ok(run) => run,
+            Err(code) => return Ok(code),
+        };
+        let report = run.execute(options)?;
+        Ok(verdict(&report))
+    })
+}
+
+/// `cargo lab test`.
+pub(crate) fn test(filter: Option<&str>, scenarios_only: bool, options: &Options) -> ExitCode {
+    report_failure(|| {
+        let chosen = scenarios::matching(filter);
+        ensure(!chosen.is_empty(), || format!("no scenario's name contains {:?}", filter.unwrap_or_default()))?;
+        let unit_tests = if scenarios_only || filter.is_some() { true } else { unit_tests()? };
+        let names = chosen.iter().map(|scenario| scenario.name.to_owned()).collect();
+        let run = match prepare(Task::Scenarios(names), options)? {
+            Ok(run) => run,
+            Err(code) => return Ok(code),
+        };
+        let report = run.execute(options)?;
+        table(&report);
+        if !unit_tests {
+            println!("The unit tests failed; see above.");
+        }
+        Ok(if unit_tests { verdict(&report) } else { ExitCode::FAILURE })
+    })
+}
+
+fn report_failure(work: impl FnOnce() -> Outcome<ExitCode>) -> ExitCode {
+    work().unwrap_or_else(|failure| {
+        eprintln!("cargo lab: {failure}");
+        ExitCode::FAILURE
+    })
+}
+
+fn verdict(report: &Report) -> ExitCode {
+    let failed = |verdict: &Verdict| matches!(verdict, Verdict::Failed(_));
+    if report.results.is_empty() || report.results.iter().any(|result| failed(&result.verdict)) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn table(report: &Report) {
+    println!();
+    let width = report.results.iter().map(|result| result.name.len()).max().unwrap_or_default();
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for result in &report.results {
+        let (text, why) = match &result.verdict {
+            Verdict::Passed => ("passed", ""),
+            Verdict::Failed(why) => ("FAILED", why.lines().next().unwrap_or_default()),
+            Verdict::Skipped(why) => ("SKIP", why.as_str()),
+        };
+        match result.verdict {
+            Verdict::Passed => passed += 1,
+            Verdict::Failed(_) => failed += 1,
+            Verdict::Skipped(_) => skipped += 1,
+        }
+        println!("{:width$}  {text:<6}  {:7.2} s  {why}", result.name, result.seconds);
+    }
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(workspace());
+    command
+}
+
+fn workspace() -> PathBuf {
+    let package =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    package.parent().map_or_else(|| package.clone(), Path::to_owned)
+}
+
+/// Whether the unit tests pass; what they print goes to the user.
+fn unit_tests() -> Outcome<bool> {
+    let nextest = cargo().args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let arguments: &[&str] = if nextest.is_ok_and(|status| status.success()) {
+        &["nextest", "run", "--workspace"]
+    } else {
+        &["test", "--workspace"]
+    };
+    println!("cargo {}", arguments.join(" "));
+    Ok(cargo().args(arguments).status().during(|| "cargo".into())?.success())
+}
+
+/// A run that is ready to go.
+struct Run {
+    job: Job,
+    on_uml: bool,
+}
+
+/// Builds, installs, decides. `Ok(Err(code))`: the user has been told what to do first.
+fn prepare(task: Task, options: &Options) -> Outcome<Result<Run, ExitCode>> {
+    let program = std::env::current_exe()?;
+    let bin = program.parent().ok_or_else(|| Failure::new("the lab's program has no directory"))?;
+    let target = bin.parent().unwrap_or(bin);
+    ensure(!target.starts_with("/run") && !target.starts_with("/var/lib") && !target.starts_with("/dev"), || {
+        format!("{}: the lab empties /run, /var/lib and /dev for its nodes; build somewhere else", target.display())
+    })?;
+    build(bin)?;
+    if let Err(code) = packages::provide(&[packages::IPROUTE2, packages::PING, packages::TSHARK, packages::KMOD])? {
+        return Ok(Err(code));
+    }
+    let mip6d = std::env::var_os("KAGEMUSHA_MIP6D").filter(|path| !path.is_empty()).map(PathBuf::from);
+    if let Some(path) = &mip6d {
+        ensure(path.is_file(), || format!("KAGEMUSHA_MIP6D: {} is no file", path.display()))?;
+        if let Err(code) = packages::provide(&[packages::RADVD])? {
+            return Ok(Err(code));
+        }
+    }
+    let on_uml = match options.kernel {
+        Kernel::Uml => true,
+        Kernel::Running => false,
+        Kernel::Auto => match probe::missing() {
+            Ok(missing) if missing.is_empty() => false,
+            Ok(missing) => {
+                println!("The running kernel lacks {}: using User-Mode Linux.", missing.join(", "));
+                true
+            }
+            Err(failure) => {
+                println!("The running kernel cannot be used ({failure}): using User-Mode Linux.");
+                true
+            }
+        },
+    };
+    if on_uml && let Err(code) = packages::provide(&[packages::UML])? {
+        return Ok(Err(code));
+    }
+    let directory = new_run_directory(&target.join("lab"))?;
+    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, task };
+    job.write()?;
+    Ok(Ok(Run { job, on_uml }))
+}
+
+/// Builds the program under test by the profile that the lab itself was built with.
+fn build(bin: &Path) -> Outcome {
+    let mut command = cargo();
+    command.args(["build", "--quiet", "--package", "kagemusha", "--bin", "kagemusha"]);
+    if bin.file_name().is_some_and(|name| name == "release") {
+        command.arg("--release");
+    }
+    ensure(command.status().during(|| "cargo build".into())?.success(), || "kagemusha does not build".into())
+}
+
+/// Makes `<lab>/run-<n>`, keeps the last runs, and points `<lab>/latest` to it.
+fn new_run_directory(lab: &Path) -> Outcome<PathBuf> {
+    const KEPT: usize = 8;
+    fs::create_dir_all(lab).during(|| lab.display().to_string())?;
+    let number = |entry: &fs::DirEntry| entry.file_name().to_str()?.strip_prefix("run-")?.parse::<u32>().ok();
+    let mut runs: Vec<u32> = fs::read_dir(lab)?.flatten().filter_map(|entry| number(&entry)).collect();
+    runs.sort_unstable();
+    let next = runs.last().map_or(1, |last| last + 1);
+    for old in runs.iter().rev().skip(KEPT - 1) {
+        let old = lab.join(format!("run-{old}"));
+        fs::remove_dir_all(&old).during(|| old.display().to_string())?;
+    }
+    let directory = lab.join(format!("run-{next}"));
+    fs::create_dir(&directory).during(|| directory.display().to_string())?;
+    let latest = lab.join("latest");
+    // It may not be there yet.
+    let _ = fs::remove_file(&latest);
+    std::os::unix::fs::symlink(format!("run-{next}"), &latest).during(|| latest.display().to_string())?;
+    Ok(directory)
+}
+
+impl Run {
+    /// Starts the inner side, shows its lines, and reads its report.
+    fn execute(&self, options: &Options) -> Outcome<Report> {
+        let directory = &self.job.directory;
+        println!("Everything of this run is kept in {}", directory.display());
+        let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}", std::process::id()));
+        fs::create_dir(&scratch).during(|| scratch.display().to_string())?;
+        let result = self
+            .start(&scratch)
+            .and_then(|child| follow(child, &directory.join("console.log"), Duration::from_secs(options.timeout)));
+        fs::remove_dir_all(&scratch).during(|| scratch.display().to_string())?;
+        result?;
+        let console = directory.join("console.log");
+        Report::read(directory).during(|| format!("the inner side left no report; see {}", console.display()))
+    }
+
+    fn start(&self, scratch: &Path) -> Outcome<Child> {
+        let mut command = if self.on_uml {
+            let program = uml::program().ok_or_else(|| Failure::new("linux.uml or its modules are missing"))?;
+            uml::command(program, &self.job.directory, scratch)?
+        } else {
+            let mut command = Command::new(std::env::current_exe()?);
+            command
+                .arg("inner")
+                .arg(&self.job.directory)
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            command
+        };
+        command.spawn().during(|| format!("starting {}", command.get_program().to_string_lossy()))
+    }
+}
+
+/// Shows the lines of the inner side as they come, keeps all its output, and ends it when the time is over.
+fn follow(mut child: Child, console: &Path, timeout: Duration) -> Outcome {
+    let deadline = Instant::now() + timeout;
+    let (lines, receiver) = mpsc::channel::<Vec<u8>>();
+    let streams: [Option<Box<dyn Read + Send>>; 2] = [
+        child.stdout.take().map(|stream| Box::new(stream) as Box<dyn Read + Send>),
+        child.stderr.take().map(|stream| Box::new(stream) as Box<dyn Read + Send>),
+    ];
+    for stream in streams.into_iter().flatten() {
+        let lines = lines.clone();
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(stream);
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                if lines.send(std::mem::take(&mut line)).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    drop(lines);
+    let mut log = fs::File::create(console).during(|| console.display().to_string())?;
+    loop {
+        match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => {
+                log.write_all(&line)?;
+                let text = String::from_utf8_lossy(&line);
+                if let Some(text) = text.trim_end().strip_prefix(LINE) {
+                    println!("{text}");
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                end(&mut child)?;
+                return Err(Failure::new(format!("ended after {} s; see {}", timeout.as_secs(), console.display())));
+            }
+        }
+    }
+    child.wait()?;
+    Ok(())
+}
+
+/// User-Mode Linux ends its own helpers on SIGTERM; SIGKILL is for the case that it does not.
+fn end(child: &mut Child) -> Outcome {
+    let pid = i32::try_from(child.id()).during(|| "process id".into())?;
+    kill(Pid::from_raw(pid), Signal::SIGTERM)?;
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            child.kill()?;
+            child.wait()?;
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Programs under test: started in a node, their log in a file, ended by their own id.
+
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::failure::{Failure, Outcome, While, ensure};
+use crate::node::Node;
+
+/// A running daemon. Dropping it kills it.
+pub(crate) struct Daemon {
+    name: String,
+    log: PathBuf,
+    child: Child,
+    ended: bool,
+}
+
+impl Daemon {
+    /// Starts `program` in `node`; its output goes to `<directory>/<name>.log`.
+    pub(crate) fn start(node: &Node, name: &str, directory: &Path, mut command: Command) -> Outcome<Self> {
+        let log = directory.join(format!("{name}.log"));
+        // Appending: a daemon that is started again in a scenario continues the log.
+        let file = File::options().create(true).append(true).open(&log).during(|| log.display().to_string())?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).env("NO_COLOR", "1").current_dir(directory);
+        let child = node.spawn(command)?;
+        Ok(Self { name: name.to_owned(), log, child, ended: false })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Everything it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Fails with the end of its log if it has ended by itself.
+    pub(crate) fn must_run(&mut self) -> Outcome {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                self.ended = true;
+                Err(Failure::new(format!("{} ended by itself: {status}; its log:{}", self.name, self.tail())))
+            }
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> Outcome<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                self.ended = true;
+                return Ok(status);
+            }
+            ensure(Instant::now() < deadline, || {
+                format!("{} still runs after {:.1} s; its log:{}", self.name, timeout.as_secs_f64(), self.tail())
+            })?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Asks it to end, as an administrator would.
+    pub(crate) fn signal(&self, signal: Signal) -> Outcome {
+        let pid = i32::try_from(self.child.id()).during(|| "process id".into())?;
+        kill(Pid::from_raw(pid), signal).during(|| format!("{signal} to {}", self.name))
+    }
+
+    /// SIGTERM, and it must end with exit code 0.
+    pub(crate) fn terminate(&mut self) -> Outcome {
+        if self.ended {
+            return Ok(());
+        }
+        self.must_run()?;
+        self.signal(Signal::SIGTERM)?;
+        let status = self.wait(Duration::from_secs(15))?;
+        ensure(status.success(), || format!("{} ended with {status}; its log:{}", self.name, self.tail()))
+    }
+
+    /// SIGKILL: a crash.
+    pub(crate) fn crash(&mut self) -> Outcome {
+        self.signal(Signal::SIGKILL)?;
+        let status = self.wait(Duration::from_secs(5))?;
+        ensure(status.signal() == Some(9), || format!("{} ended with {status}", self.name))
+    }
+
+    /// Fails if it has panicked or logged an error.
+    pub(crate) fn log_must_be_clean(&self) -> Outcome {
+        let log = self.log();
+        match log
+            .lines()
+            .find(|line| line.contains(" ERROR ") || line.starts_with("ERROR ") || line.contains("panicked at"))
+        {
+            None => Ok(()),
+            Some(line) => Err(Failure::new(format!("{} logged: {line}", self.name))),
+        }
+    }
+
+    /// The last lines of its log, for a failure.
+    pub(crate) fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines.iter().skip(lines.len().saturating_sub(15)).map(|line| format!("\n    {line}")).collect()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if !self.ended {
+            // It is ours and may have ended meanwhile; either way it is gone afterwards.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> Outcome<bool>) -> Outcome {
+    let deadline = Instant::now() + timeout;
+    while !condition()? {
+        ensure(Instant::now() < deadline, || format!("not within {:.1} s: {what}", timeout.as_secs_f64()))?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! The only `unsafe` of the lab: packet sockets and one ioctl that no safe wrapper of our dependencies offers.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// `SIOCETHTOOL` of `linux/sockios.h`.
+const SIOCETHTOOL: libc::c_ulong = 0x8946;
+/// `ETHTOOL_STXCSUM` of `linux/ethtool.h`.
+const ETHTOOL_STXCSUM: u32 = 0x17;
+/// `ETH_P_ALL` of `linux/if_ether.h`, in network byte order.
+const ETH_P_ALL_BE: u16 = 0x0003_u16.to_be();
+
+/// Index of an interface in the calling thread's network namespace.
+pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
+    nix::net::if_::if_nametoindex(name).map_err(io::Error::from)
+}
+
+/// A raw packet socket on `interface` of the calling thread's network namespace, which sees every frame in both
+/// directions from the moment this returns.
+pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
+    let index = interface_index(interface)?;
+    // SAFETY: no pointers; the result is checked before it is owned.
+    let fd = unsafe {
+        // Protocol 0: nothing is received before the bind below has named the interface.
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as libc::sa_family_t,
+        sll_protocol: ETH_P_ALL_BE,
+        sll_ifindex: index as libc::c_int,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: `address` is a whole sockaddr_ll that lives over the call, and the length is its size.
+    let result = unsafe {
+        libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
+}
+
+/// Makes the kernel complete checksums (and so segment) before a frame leaves `interface`, as real network cards do,
+/// so that captures hold what a wire would carry.
+pub(crate) fn complete_checksums(interface: &str) -> io::Result<()> {
+    #[repr(C)]
+    struct EthtoolValue {
+        command: u32,
+        data: u32,
+    }
+    let name = CString::new(interface).map_err(io::Error::other)?;
+    if name.as_bytes().len() >= libc::IFNAMSIZ {
+        return Err(io::Error::other(format!("interface name {interface} is too long")));
+    }
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None)?;
+    let mut value = EthtoolValue { command: ETHTOOL_STXCSUM, data: 0 };
+    // SAFETY: an ifreq is plain data for which all zeroes is a valid value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    // SAFETY: `request` names an interface and points to an ethtool_value, as SIOCETHTOOL with ETHTOOL_STXCSUM wants;
+    // both outlive the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,268 @@
+//! The cast, always the same, and the wires between them.
+//!
+//! ```text
+//!   home link 2001:db8:2000::/64                                     foreign link 2001:db8:3000::/64
+//!                                                                    ┌── core ::1
+//!   cn ::2 ────┬── ha ::1 ═ ha 1000::1 ──transit── core 1000::2 ═════╡
+//!   (guest)  ──┘   MN's home agent                                   ├── host ::3 ─┐  kagemusha
+//!                                                                    └── host2 ::4 ┤  (moves)
+//!                                                                                  │
+//!   far link 2001:db8:5000::/64       foreign link 2001:db8:4000::/64              │ br-home ── segment ── guest  2000::10
+//!   far ::2 ── core ::1               core ::1 ── host ::3, host2 ::4              └ br-home ── segment2 ─ guest2 2000::11
+//! ```
+//!
+//! Every node is a network namespace. Every link is a bridge in one more namespace, `wires`, that floods like a hub, so
+//! that one monitor port sees each frame once. A cable is a veth pair whose far end is a port of `wires`; moving a node is
+//! plugging that port into another link. The guest's cable ends on a segment of its own and so does the cable of `br-home`
+//! of each host: a live migration plugs another host's cable into that segment and the guest notices nothing.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::capture::Capture;
+use crate::failure::{Failure, Outcome, While};
+use crate::node::Node;
+use crate::sys;
+
+/// Addresses and names of the cast.
+pub(crate) mod cast {
+    use std::net::Ipv6Addr;
+
+    const fn address(subnet: u16, host: u16) -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0x0db8, subnet, 0, 0, 0, 0, host)
+    }
+
+    pub(crate) const HOME_AGENT: Ipv6Addr = address(0x2000, 1);
+    pub(crate) const CORRESPONDENT: Ipv6Addr = address(0x2000, 2);
+    pub(crate) const GUEST: Ipv6Addr = address(0x2000, 0x10);
+    pub(crate) const GUEST2: Ipv6Addr = address(0x2000, 0x11);
+    pub(crate) const GUEST_MAC: &str = "52:54:00:00:00:10";
+    pub(crate) const GUEST2_MAC: &str = "52:54:00:00:00:11";
+    pub(crate) const CARE_OF: Ipv6Addr = address(0x3000, 3);
+    pub(crate) const CARE_OF_AFTER_MOVE: Ipv6Addr = address(0x4000, 3);
+    pub(crate) const CARE_OF_HOST2: Ipv6Addr = address(0x4000, 4);
+    pub(crate) const FAR: Ipv6Addr = address(0x5000, 2);
+}
+
+/// A link: a bridge in `wires` with this name.
+pub(crate) type Link = &'static str;
+
+/// The home link, 2001:db8:2000::/64.
+pub(crate) const HOME: Link = "home";
+/// Between the home agent and the core router, 2001:db8:1000::/64.
+pub(crate) const TRANSIT: Link = "transit";
+/// The foreign link where the host is first, 2001:db8:3000::/64.
+pub(crate) const FOREIGN: Link = "foreign";
+/// The foreign link it moves to, 2001:db8:4000::/64.
+pub(crate) const FOREIGN2: Link = "foreign2";
+/// The link of the correspondent that is not at home, 2001:db8:5000::/64.
+pub(crate) const FAR: Link = "far";
+/// What the guest sees.
+pub(crate) const SEGMENT: Link = "segment";
+/// What the second guest sees.
+pub(crate) const SEGMENT2: Link = "segment2";
+
+const LINKS: [Link; 7] = [HOME, TRANSIT, FOREIGN, FOREIGN2, FAR, SEGMENT, SEGMENT2];
+
+/// The running topology.
+pub(crate) struct Topology {
+    wires: Node,
+    pub(crate) ha: Node,
+    pub(crate) cn: Node,
+    pub(crate) core: Node,
+    pub(crate) far: Node,
+    pub(crate) host: Node,
+    pub(crate) host2: Node,
+    pub(crate) guest: Node,
+    pub(crate) guest2: Node,
+    captures: BTreeMap<Link, Capture>,
+}
+
+impl Topology {
+    /// Builds it all, the guest on `host` and `host` on the first foreign link, and captures every link into `directory`.
+    pub(crate) fn build(directory: &Path) -> Outcome<Self> {
+        let wires = Node::new("wires")?;
+        wires.sysctl("conf/default/disable_ipv6", "1")?;
+        let mut batch = String::new();
+        for link in LINKS {
+            // A dummy as one more port: what the bridge floods into it is what passes on the link.
+            let _ = write!(
+                batch,
+                "link add {link} type bridge stp_state 0 ageing_time 0 mcast_snooping 0\nlink set {link} up\n\
+                 link add m-{link} type dummy\nlink set m-{link} master {link} up\n"
+            );
+        }
+        wires.ip(&batch)?;
+        let mut captures = BTreeMap::new();
+        for link in LINKS {
+            let file = directory.join(format!("{link}.pcap"));
+            captures.insert(link, Capture::start(&wires, &format!("m-{link}"), link, &file)?);
+        }
+        let node = |name: &str| -> Outcome<Node> {
+            let node = Node::new(name)?;
+            for scope in ["all", "default"] {
+                node.sysctl(&format!("conf/{scope}/accept_dad"), "0")?;
+            }
+            Ok(node)
+        };
+        let topology = Self {
+            ha: node("ha")?,
+            cn: node("cn")?,
+            core: node("core")?,
+            far: node("far")?,
+            host: node("host")?,
+            host2: node("host2")?,
+            guest: node("guest")?,
+            guest2: node("guest2")?,
+            wires,
+            captures,
+        };
+        topology.connect()?;
+        topology.configure()?;
+        Ok(topology)
+    }
+
+    /// Lays every cable from `wires`, plugs it in, and turns the nodes' ends into real network cards.
+    fn connect(&self) -> Outcome {
+        let cables = [
+            (&self.ha, "eth0", Some(HOME)),
+            (&self.ha, "eth1", Some(TRANSIT)),
+            (&self.cn, "eth0", Some(HOME)),
+            (&self.core, "eth0", Some(TRANSIT)),
+            (&self.core, "eth1", Some(FOREIGN)),
+            (&self.core, "eth2", Some(FOREIGN2)),
+            (&self.core, "eth3", Some(FAR)),
+            (&self.far, "eth0", Some(FAR)),
+            (&self.host, "eth0", Some(FOREIGN)),
+            (&self.host, "vm1", Some(SEGMENT)),
+            (&self.host, "vm2", Some(SEGMENT2)),
+            (&self.host2, "eth0", Some(FOREIGN2)),
+            // The second host's side of the guest's segment waits for a migration.
+            (&self.host2, "vm1", None),
+            (&self.guest, "eth0", Some(SEGMENT)),
+            (&self.guest2, "eth0", Some(SEGMENT2)),
+        ];
+        let mut batch = String::new();
+        for (node, interface, link) in cables {
+            let (port, namespace) = (port(node, interface), node.namespace_path());
+            let _ = writeln!(batch, "link add {port} type veth peer name {interface} netns {}", namespace.display());
+            let _ = match link {
+                Some(link) => writeln!(batch, "link set {port} master {link} up"),
+                None => writeln!(batch, "link set {port} up"),
+            };
+        }
+        self.wires.ip(&batch)?;
+        for (node, interface, _) in cables {
+            let (name, at) = (interface.to_owned(), || format!("{} {interface}", node.name()));
+            node.run(move || sys::complete_checksums(&name))?.during(at)?;
+        }
+        Ok(())
+    }
+
+    fn configure(&self) -> Outcome {
+        for node in [&self.ha, &self.core] {
+            node.sysctl("conf/all/forwarding", "1")?;
+        }
+        for (host, ports) in [(&self.host, &["vm1", "vm2"][..]), (&self.host2, &["vm1"][..])] {
+            // A host has no address of its own among its guests.
+            ports.iter().try_for_each(|port| host.sysctl(&format!("conf/{port}/disable_ipv6"), "1"))?;
+        }
+        configure(
+            &self.ha,
+            &["eth0", "eth1"],
+            &["eth0 2001:db8:2000::1", "eth1 2001:db8:1000::1"],
+            "2001:db8:1000::2",
+            "",
+        )?;
+        let core = ["eth0 2001:db8:1000::2", "eth1 2001:db8:3000::1", "eth2 2001:db8:4000::1", "eth3 2001:db8:5000::1"];
+        configure(
+            &self.core,
+            &["eth0", "eth1", "eth2", "eth3"],
+            &core,
+            "",
+            "route add 2001:db8:2000::/64 via 2001:db8:1000::1",
+        )?;
+        configure(&self.cn, &["eth0"], &["eth0 2001:db8:2000::2"], "2001:db8:2000::1", "")?;
+        configure(&self.far, &["eth0"], &["eth0 2001:db8:5000::2"], "2001:db8:5000::1", "")?;
+        let bridge = "link add br-home type bridge stp_state 0 mcast_snooping 0\nlink set vm1 master br-home up";
+        configure(
+            &self.host,
+            &["eth0"],
+            &["eth0 2001:db8:3000::3"],
+            "2001:db8:3000::1",
+            &format!("{bridge}\nlink set vm2 master br-home up"),
+        )?;
+        configure(&self.host2, &["eth0"], &["eth0 2001:db8:4000::4"], "2001:db8:4000::1", bridge)?;
+        for host in [&self.host, &self.host2] {
+            host.sysctl("conf/br-home/disable_ipv6", "1")?;
+            host.ip("link set br-home up")?;
+        }
+        for (guest, mac, address) in
+            [(&self.guest, cast::GUEST_MAC, cast::GUEST), (&self.guest2, cast::GUEST2_MAC, cast::GUEST2)]
+        {
+            guest.ip(&format!(
+                "link set lo up\nlink set eth0 address {mac}\nlink set eth0 up\naddr add {address}/64 dev eth0 nodad"
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// Plugs the cable of `interface` into another link, without the node noticing.
+    pub(crate) fn plug(&self, node: &Node, interface: &str, link: Link) -> Outcome {
+        self.wires.ip(&format!("link set {} master {link}", port(node, interface)))
+    }
+
+    /// Pulls the cable of `interface` out of its link, without the node noticing.
+    pub(crate) fn unplug(&self, node: &Node, interface: &str) -> Outcome {
+        self.wires.ip(&format!("link set {} nomaster", port(node, interface)))
+    }
+
+    /// Moves `host` to the second foreign link and its address 2001:db8:4000::3.
+    pub(crate) fn move_host(&self) -> Outcome {
+        self.plug(&self.host, "eth0", FOREIGN2)?;
+        self.host.ip("addr del 2001:db8:3000::3/64 dev eth0\naddr add 2001:db8:4000::3/64 dev eth0 nodad\n\
+             route replace default via 2001:db8:4000::1")
+    }
+
+    /// Live migration of the guest from `host` to `host2`.
+    pub(crate) fn migrate_guest(&self) -> Outcome {
+        self.unplug(&self.host, "vm1")?;
+        self.plug(&self.host2, "vm1", SEGMENT)
+    }
+
+    /// The capture of a link.
+    pub(crate) fn on(&self, link: Link) -> Outcome<&Capture> {
+        self.captures.get(link).ok_or_else(|| Failure::new(format!("no capture of {link}")))
+    }
+
+    /// Every capture.
+    pub(crate) fn captures(&self) -> impl Iterator<Item = &Capture> {
+        self.captures.values()
+    }
+
+    /// Ends all captures and completes their files.
+    pub(crate) fn stop_captures(&mut self) -> Outcome {
+        self.captures.values_mut().try_for_each(Capture::stop)
+    }
+}
+
+/// Brings interfaces up, gives them addresses (`interface address`, all of /64), and sets the default router.
+fn configure(node: &Node, interfaces: &[&str], addresses: &[&str], router: &str, more: &str) -> Outcome {
+    let mut batch = String::from("link set lo up\n");
+    for interface in interfaces {
+        let _ = writeln!(batch, "link set {interface} up");
+    }
+    for (interface, address) in addresses.iter().filter_map(|entry| entry.split_once(' ')) {
+        let _ = writeln!(batch, "addr add {address}/64 dev {interface} nodad");
+    }
+    if !router.is_empty() {
+        let _ = writeln!(batch, "route add default via {router}");
+    }
+    node.ip(&(batch + more))
+}
+
+/// Name of the far end of a cable, at most 15 characters.
+fn port(node: &Node, interface: &str) -> String {
+    format!("{}-{interface}", node.name())
+}
