@@ -55,15 +55,6 @@ impl Capture {
         Ok(Self { link, shared, thread: Some(thread) })
     }
 
-    pub(crate) fn link(&self) -> &'static str {
-        self.link
-    }
-
-    /// Everything captured so far.
-    pub(crate) fn packets(&self) -> Vec<Arc<Packet>> {
-        self.shared.packets().clone()
-    }
-
     /// An observer that looks at what comes from now on.
     pub(crate) fn from_now(&self) -> Observer {
         Observer { link: self.link, shared: Arc::clone(&self.shared), next: self.shared.packets().len() }
@@ -158,6 +149,14 @@ impl Observer {
             let packets = self.shared.packets();
             drop(self.shared.arrival.wait_timeout(packets, left));
         }
+    }
+
+    /// What has come since the last time.
+    pub(crate) fn take(&mut self) -> Vec<Arc<Packet>> {
+        let packets = self.shared.packets();
+        let new: Vec<_> = packets.iter().skip(self.next).cloned().collect();
+        self.next = packets.len();
+        new
     }
 
     /// How many packets of that description have passed since this observer's place.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
+use crate::demo;
 use crate::failure::{Failure, Outcome};
 use crate::job::{Job, LINE, Report, ScenarioResult, Task, Verdict};
 use crate::scenario::{Lab, Peer, Scenario};
@@ -25,7 +26,7 @@ fn run(job: &Job) -> Outcome {
     let kernel = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     let mut report = Report { kernel, results: Vec::new() };
     match &job.task {
-        Task::Demo => return Err(Failure::new("the demo is not there yet")),
+        Task::Demo => report.results = demo::run(job),
         Task::Scenarios(names) => {
             for (index, name) in names.iter().enumerate() {
                 let scenario = scenarios::named(name).ok_or_else(|| Failure::new(format!("no scenario {name}")))?;
@@ -36,6 +37,7 @@ fn run(job: &Job) -> Outcome {
                 match &verdict {
                     Verdict::Passed => println!("{LINE}    {seconds:6.2} s  passed"),
                     Verdict::Failed(why) => {
+                        tell_what_daemons_logged(&job.directory.join(name));
                         why.lines().for_each(|line| println!("{LINE}    {line}"));
                         println!("{LINE}    {seconds:6.2} s  FAILED");
                     }
@@ -49,6 +51,18 @@ fn run(job: &Job) -> Outcome {
     report.write(&job.directory)
 }
 
+/// The end of every log of a failed scenario.
+fn tell_what_daemons_logged(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")) {
+        let text = std::fs::read(&path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        println!("{LINE}    --- {}", path.file_name().unwrap_or_default().to_string_lossy());
+        lines.iter().skip(lines.len().saturating_sub(12)).for_each(|line| println!("{LINE}    {line}"));
+    }
+}
+
 fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
     if scenario.peer == Peer::Umip && job.mip6d.is_none() {
         return Verdict::Skipped("KAGEMUSHA_MIP6D is not set".into());
@@ -56,7 +70,7 @@ fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
     let attempt = || -> Outcome {
         let directory = job.directory.join(scenario.name);
         let mut lab = Lab::new(&directory, &job.kagemusha, job.mip6d.as_deref())?;
-        let result = (scenario.run)(&mut lab);
+        let result = (scenario.run)(&lab);
         let finished = lab.finish();
         result.and(finished)
     };

@@ -13,8 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::failure::{Failure, Outcome, While, ensure};
-use crate::job::{Job, LINE, Report, Task, Verdict};
-use crate::{packages, probe, scenarios, uml};
+use crate::job::{Job, LINE, Report, ScenarioResult, Task, Verdict};
+use crate::{oracle, packages, probe, scenarios, uml};
 
 /// Options of the commands that run something.
 #[derive(Args)]
@@ -69,7 +69,13 @@ pub(crate) fn demo(options: &Options) -> ExitCode {
             Ok(run) => run,
             Err(code) => return Ok(code),
         };
-        let report = run.execute(options)?;
+        let mut report = run.execute(options)?;
+        run.second_opinion(&mut report)?;
+        for result in &report.results {
+            if let Verdict::Failed(why) = &result.verdict {
+                println!("{}: FAILED: {why}", result.name);
+            }
+        }
         Ok(verdict(&report))
     })
 }
@@ -85,7 +91,8 @@ pub(crate) fn test(filter: Option<&str>, scenarios_only: bool, options: &Options
             Ok(run) => run,
             Err(code) => return Ok(code),
         };
-        let report = run.execute(options)?;
+        let mut report = run.execute(options)?;
+        run.second_opinion(&mut report)?;
         table(&report);
         if !unit_tests {
             println!("The unit tests failed; see above.");
@@ -248,6 +255,28 @@ impl Run {
         result?;
         let console = directory.join("console.log");
         Report::read(directory).during(|| format!("the inner side left no report; see {}", console.display()))
+    }
+
+    /// Has tshark read the captures, and adds what it thinks of them to the report.
+    fn second_opinion(&self, report: &mut Report) -> Outcome {
+        let started = Instant::now();
+        let well_formed = |name: &str| scenarios::named(name).is_none_or(|scenario| scenario.well_formed);
+        let ran = report.results.iter().filter(|result| !matches!(result.verdict, Verdict::Skipped(_)));
+        let directories: Vec<PathBuf> =
+            ran.filter(|result| well_formed(&result.name)).map(|result| self.job.directory.join(&result.name)).collect();
+        let opinion = oracle::ask(&directories)?;
+        println!(
+            "tshark has read {} captures with {} mobility headers, {} of them decrypted with good ICV and checksum",
+            opinion.captures, opinion.mobility_headers, opinion.decrypted
+        );
+        opinion.complaints.iter().for_each(|complaint| println!("    {complaint}"));
+        let verdict = match opinion.complaints.first() {
+            None => Verdict::Passed,
+            Some(first) => Verdict::Failed(format!("{} complaints, the first: {first}", opinion.complaints.len())),
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        report.results.push(ScenarioResult { name: "captures-by-tshark".into(), verdict, seconds });
+        Ok(())
     }
 
     fn start(&self, scratch: &Path) -> Outcome<Child> {

@@ -13,26 +13,26 @@ use crate::failure::{Failure, Outcome, While, ensure};
 use crate::node::Node;
 
 /// A running daemon. Dropping it kills it.
-pub(crate) struct Daemon {
+pub(crate) struct Daemon<'lab> {
+    node: &'lab Node,
+    /// What the kernel of the node held before, see [`traces`].
+    before: String,
     name: String,
     log: PathBuf,
     child: Child,
     ended: bool,
 }
 
-impl Daemon {
+impl<'lab> Daemon<'lab> {
     /// Starts `program` in `node`; its output goes to `<directory>/<name>.log`.
-    pub(crate) fn start(node: &Node, name: &str, directory: &Path, mut command: Command) -> Outcome<Self> {
+    pub(crate) fn start(node: &'lab Node, name: &str, directory: &Path, mut command: Command) -> Outcome<Self> {
         let log = directory.join(format!("{name}.log"));
         // Appending: a daemon that is started again in a scenario continues the log.
         let file = File::options().create(true).append(true).open(&log).during(|| log.display().to_string())?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).env("NO_COLOR", "1").current_dir(directory);
+        let before = traces(node)?;
         let child = node.spawn(command)?;
-        Ok(Self { name: name.to_owned(), log, child, ended: false })
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
+        Ok(Self { node, before, name: name.to_owned(), log, child, ended: false })
     }
 
     /// Everything it has logged.
@@ -90,6 +90,12 @@ impl Daemon {
         ensure(status.signal() == Some(9), || format!("{} ended with {status}", self.name))
     }
 
+    /// As a daemon that was started after `crashed`: it has to clean up after that one too.
+    pub(crate) fn instead_of(mut self, crashed: Self) -> Self {
+        self.before.clone_from(&crashed.before);
+        self
+    }
+
     /// Fails if it has panicked or logged an error.
     pub(crate) fn log_must_be_clean(&self) -> Outcome {
         let log = self.log();
@@ -102,6 +108,13 @@ impl Daemon {
         }
     }
 
+    /// Fails if the kernel of its node holds anything that was not there before it was started.
+    pub(crate) fn must_have_left_nothing(&self) -> Outcome {
+        let after = traces(self.node)?;
+        let left: String = after.lines().filter(|line| !self.before.contains(line)).map(|line| format!("\n    {line}")).collect();
+        ensure(left.is_empty(), || format!("{} has left behind in {}:{left}", self.name, self.node.name()))
+    }
+
     /// The last lines of its log, for a failure.
     pub(crate) fn tail(&self) -> String {
         let log = self.log();
@@ -110,7 +123,7 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+impl Drop for Daemon<'_> {
     fn drop(&mut self) {
         if !self.ended {
             // It is ours and may have ended meanwhile; either way it is gone afterwards.
@@ -118,6 +131,25 @@ impl Drop for Daemon {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Everything that a daemon may put into the kernel of its node: security associations and policies, rules, links, routes
+/// and addresses but those of the network cards.
+pub(crate) fn traces(node: &Node) -> Outcome<String> {
+    let mut all = String::new();
+    for arguments in [
+        &["xfrm", "state", "list", "nokeys"][..],
+        &["xfrm", "policy"],
+        &["-6", "rule"],
+        &["-6", "-brief", "link"],
+        &["-6", "route", "show", "table", "all", "proto", "75"],
+        &["-6", "route", "show", "table", "all", "type", "local"],
+        &["-6", "neigh", "show", "proxy"],
+    ] {
+        all.push_str(&node.command("ip", arguments)?);
+    }
+    // What moves with the host, or counts by itself, is not the daemon's.
+    Ok(all.lines().filter(|line| !line.contains(" dev eth0 ")).map(|line| format!("{line}\n")).collect())
 }
 
 /// Waits until `condition` holds.

@@ -2,12 +2,16 @@
 
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::capture::{Capture, Observer};
+use crate::expect::{self, SOON};
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::job::LINE;
 use crate::node::Node;
+use crate::policy;
+use crate::process::{Daemon, wait_until};
 use crate::topology::{Link, Topology};
 
 /// A scenario: a directory `integration/scenarios/<name>/` with its text, its code, and the policies that only it uses.
@@ -18,7 +22,7 @@ pub(crate) struct Scenario {
     pub(crate) peer: Peer,
     /// Whether every packet is meant to be well-formed, so that tshark must have nothing to say against it.
     pub(crate) well_formed: bool,
-    pub(crate) run: fn(&mut Lab) -> Outcome,
+    pub(crate) run: fn(&Lab) -> Outcome,
 }
 
 /// Who else takes part.
@@ -66,6 +70,57 @@ impl Lab {
         println!("{LINE}    {:6.2} s  {what}", self.started.elapsed().as_secs_f64());
     }
 
+    /// Starts `kagemusha --ipsec POLICY` in `host`. The policy is a file of `integration/policies`.
+    pub(crate) fn start_mobile_node<'lab>(&'lab self, host: &'lab Node, policy: &str) -> Outcome<Daemon<'lab>> {
+        let name = format!("mobile-node-{}", host.name());
+        let file = self.policy(&format!("{name}.toml"), policy)?;
+        let mut command = Command::new(&self.kagemusha);
+        command.arg("--ipsec").arg(file);
+        Daemon::start(host, &name, &self.directory, command)
+    }
+
+    /// Starts `kagemusha home-agent --ipsec POLICY` in `ha` and waits until it listens.
+    pub(crate) fn start_home_agent(&self, policy: &str) -> Outcome<Daemon<'_>> {
+        let file = self.policy("home-agent.toml", policy)?;
+        let mut command = Command::new(&self.kagemusha);
+        command.arg("home-agent").arg("--ipsec").arg(file);
+        let mut daemon = Daemon::start(&self.net.ha, "home-agent", &self.directory, command)?;
+        wait_until("the home agent listens for mobility headers", SOON, || {
+            daemon.must_run()?;
+            // Local port of a raw socket is its protocol number; 0x87 is the mobility header.
+            Ok(self.net.ha.read("/proc/thread-self/net/raw6")?.contains(":0087 "))
+        })?;
+        Ok(daemon)
+    }
+
+    /// Writes a policy into the directory of this scenario and makes its keys.
+    pub(crate) fn policy(&self, name: &str, text: &str) -> Outcome<PathBuf> {
+        policy::write(&self.kagemusha, &self.directory, name, text)
+    }
+
+    /// Waits until the guest has a default router, which only a router advertisement can have given it.
+    pub(crate) fn wait_for_router(&self, guest: &Node) -> Outcome {
+        wait_until(&format!("{} has a default router", guest.name()), SOON, || {
+            Ok(guest.command("ip", &["-6", "route", "show", "default"])?.contains("default via fe80::"))
+        })
+    }
+
+    /// Ends daemons as an administrator would, in that order. Each must still run, end with exit code 0 within its time,
+    /// have logged no error, and leave nothing of its own behind in the kernel.
+    pub(crate) fn end<const N: usize>(&self, daemons: [Daemon<'_>; N]) -> Outcome {
+        for mut daemon in daemons {
+            daemon.terminate()?;
+            daemon.log_must_be_clean()?;
+            daemon.must_have_left_nothing()?;
+        }
+        Ok(())
+    }
+
+    /// Fails if any link has ever carried a mobility header that can be read.
+    pub(crate) fn no_readable_mobility_header(&self) -> Outcome {
+        expect::no_readable_mobility_header(self.net.captures().map(Capture::from_start))
+    }
+
     /// The capture of a link.
     pub(crate) fn on(&self, link: Link) -> Outcome<&Capture> {
         self.net.on(link)
@@ -91,6 +146,16 @@ impl Lab {
             })?;
         }
         Ok(())
+    }
+
+    /// Echo requests whose whole packet has `size` octets, until one is answered: the first ones only teach the path MTU.
+    pub(crate) fn ping_of_size_until_answered(&self, node: &Node, destination: Ipv6Addr, size: usize) -> Outcome {
+        // IPv6 header and ICMPv6 header.
+        let (payload, destination) = ((size - 48).to_string(), destination.to_string());
+        let arguments = ["-6", "-n", "-q", "-c", "1", "-W", "1", "-s", &payload, &destination];
+        wait_until(&format!("{}: {size} octets to {destination} are answered", node.name()), SOON, || {
+            Ok(node.try_command("ping", &arguments)?.status.success())
+        })
     }
 
     /// One echo request from `node` to `destination` that nobody may answer.

@@ -57,13 +57,13 @@ pub(crate) const FOREIGN: Link = "foreign";
 /// The foreign link it moves to, 2001:db8:4000::/64.
 pub(crate) const FOREIGN2: Link = "foreign2";
 /// The link of the correspondent that is not at home, 2001:db8:5000::/64.
-pub(crate) const FAR: Link = "far";
+pub(crate) const FAR_LINK: Link = "far";
 /// What the guest sees.
 pub(crate) const SEGMENT: Link = "segment";
 /// What the second guest sees.
 pub(crate) const SEGMENT2: Link = "segment2";
 
-const LINKS: [Link; 7] = [HOME, TRANSIT, FOREIGN, FOREIGN2, FAR, SEGMENT, SEGMENT2];
+const LINKS: [Link; 7] = [HOME, TRANSIT, FOREIGN, FOREIGN2, FAR_LINK, SEGMENT, SEGMENT2];
 
 /// The running topology.
 pub(crate) struct Topology {
@@ -103,6 +103,10 @@ impl Topology {
             let node = Node::new(name)?;
             for scope in ["all", "default"] {
                 node.sysctl(&format!("conf/{scope}/accept_dad"), "0")?;
+                // A guest that came up before its host's daemon asks again soon.
+                node.sysctl(&format!("conf/{scope}/router_solicitations"), "30")?;
+                node.sysctl(&format!("conf/{scope}/router_solicitation_interval"), "1")?;
+                node.sysctl(&format!("conf/{scope}/router_solicitation_max_interval"), "1")?;
             }
             Ok(node)
         };
@@ -132,8 +136,8 @@ impl Topology {
             (&self.core, "eth0", Some(TRANSIT)),
             (&self.core, "eth1", Some(FOREIGN)),
             (&self.core, "eth2", Some(FOREIGN2)),
-            (&self.core, "eth3", Some(FAR)),
-            (&self.far, "eth0", Some(FAR)),
+            (&self.core, "eth3", Some(FAR_LINK)),
+            (&self.far, "eth0", Some(FAR_LINK)),
             (&self.host, "eth0", Some(FOREIGN)),
             (&self.host, "vm1", Some(SEGMENT)),
             (&self.host, "vm2", Some(SEGMENT2)),

@@ -12,7 +12,7 @@ pub(crate) const SCENARIO: Scenario =
 
 const SOON: Duration = Duration::from_secs(3);
 
-fn run(lab: &mut Lab) -> Outcome {
+fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
     let (home, mut foreign, mut foreign2) = (lab.watch(HOME)?, lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
 

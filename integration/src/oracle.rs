@@ -1,0 +1,135 @@
+//! A second opinion: tshark reads every capture of the run and must have nothing to say against any packet.
+
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use crate::craft::checksum;
+use crate::failure::{Outcome, While, ensure};
+
+/// What tshark found in some captures.
+#[derive(Debug, Default)]
+pub(crate) struct Opinion {
+    pub(crate) captures: usize,
+    /// Mobility headers it has decoded, those under ESP among them.
+    pub(crate) mobility_headers: usize,
+    /// Mobility headers it has decrypted with the keys of the run and whose ICV it has verified.
+    pub(crate) decrypted: usize,
+    /// What is wrong, with the capture and the frame.
+    pub(crate) complaints: Vec<String>,
+}
+
+/// Warnings and errors (`PI_WARN` is 6 << 20), but for requests that nobody has answered: scenarios ask in vain on purpose.
+const WARNINGS: &str = "_ws.expert.severity >= 6291456 && !icmpv6.resp_not_found";
+
+/// Reads the captures of the scenarios in `directories`, two at a time.
+pub(crate) fn ask(directories: &[PathBuf]) -> Outcome<Opinion> {
+    let mut captures = Vec::new();
+    for directory in directories {
+        for entry in std::fs::read_dir(directory).during(|| directory.display().to_string())?.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "pcap") && entry.metadata()?.len() > 24 {
+                captures.push(path);
+            }
+        }
+    }
+    captures.sort();
+    let work = Mutex::new(captures.iter());
+    let next = || work.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let reader = || -> Outcome<Opinion> {
+        let mut opinion = Opinion::default();
+        while let Some(capture) = next() {
+            read(capture, &mut opinion).during(|| capture.display().to_string())?;
+        }
+        Ok(opinion)
+    };
+    let opinions = std::thread::scope(|scope| {
+        let readers = [scope.spawn(reader), scope.spawn(reader)];
+        readers.map(|reader| reader.join().unwrap_or_else(|_| Ok(Opinion::default())))
+    });
+    let mut all = Opinion::default();
+    for opinion in opinions {
+        let opinion = opinion?;
+        all.captures += opinion.captures;
+        all.mobility_headers += opinion.mobility_headers;
+        all.decrypted += opinion.decrypted;
+        all.complaints.extend(opinion.complaints);
+    }
+    ensure(all.captures == captures.len(), || "a thread that reads captures panicked".into())?;
+    all.complaints.sort();
+    Ok(all)
+}
+
+fn read(capture: &Path, opinion: &mut Opinion) -> Outcome {
+    let name = capture.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned();
+    let link = capture.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    for line in tshark(capture, WARNINGS, &["frame.number", "frame.protocols", "_ws.expert.message"])? {
+        opinion.complaints.push(format!("{name} {link}: frame {}", line.replace('\t', " ")));
+    }
+    let fields = [
+        "frame.number",
+        "ipv6.src",
+        "ipv6.dst",
+        "ipv6.opt.mipv6.home_address",
+        "ipv6.routing.mipv6.home_address",
+        "esp.icv_good",
+        "esp.contained_data",
+        "mip6.mhtype",
+    ];
+    for line in tshark(capture, "mipv6 || esp", &fields)? {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [frame, source, destination, option, routing, icv_good, contained, kind] = columns[..] else {
+            continue;
+        };
+        let complain = |what: &str| format!("{name} {link}: frame {frame}: {what}");
+        if !kind.is_empty() {
+            opinion.mobility_headers += 1;
+        }
+        match icv_good {
+            "1" if kind.is_empty() => opinion.complaints.push(complain("no mobility header in the decrypted ESP")),
+            "1" => {
+                opinion.decrypted += 1;
+                // The Home Address option and the type 2 routing header stand for the home address (RFC 6275 §6.1.1).
+                let pick = |home: &str, outer: &str| if home.is_empty() { outer } else { home }.parse::<Ipv6Addr>();
+                if let (Ok(source), Ok(destination)) = (pick(option, source), pick(routing, destination))
+                    && checksum(source, destination, 135, &octets(contained)) != 0
+                {
+                    opinion.complaints.push(complain("the checksum of the mobility header under ESP is wrong"));
+                }
+            }
+            "0" => opinion.complaints.push(complain("the ICV of the ESP is wrong")),
+            _ => {}
+        }
+    }
+    opinion.captures += 1;
+    Ok(())
+}
+
+/// Fields of the frames that a display filter selects, one frame a line.
+fn tshark(capture: &Path, filter: &str, fields: &[&str]) -> Outcome<Vec<String>> {
+    let directory = capture.parent().unwrap_or(capture);
+    let mut command = Command::new("tshark");
+    // The directory of the scenario is its configuration: there is the table of the keys.
+    command.env("WIRESHARK_CONFIG_DIR", directory).arg("-n").arg("-r").arg(capture).args(["-Y", filter, "-T", "fields"]);
+    for preference in [
+        "esp.enable_encryption_decode:TRUE",
+        "esp.enable_authentication_check:TRUE",
+        "udp.check_checksum:TRUE",
+        "tcp.check_checksum:TRUE",
+    ] {
+        command.args(["-o", preference]);
+    }
+    fields.iter().for_each(|field| {
+        command.args(["-e", field]);
+    });
+    let output = command.stdin(Stdio::null()).output().during(|| "tshark".into())?;
+    ensure(output.status.success(), || format!("tshark: {}", String::from_utf8_lossy(&output.stderr).trim_end()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+}
+
+fn octets(hexadecimal: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hexadecimal.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
+    digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
