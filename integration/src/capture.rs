@@ -56,12 +56,12 @@ impl Capture {
     }
 
     /// An observer that looks at what comes from now on.
-    pub(crate) fn from_now(&self) -> Observer {
+    pub(crate) fn new_observer(&self) -> Observer {
         Observer { link: self.link, shared: Arc::clone(&self.shared), next: self.shared.packets().len() }
     }
 
     /// An observer that looks at everything since the capture began.
-    pub(crate) fn from_start(&self) -> Observer {
+    pub(crate) fn observer_of_all(&self) -> Observer {
         Observer { link: self.link, shared: Arc::clone(&self.shared), next: 0 }
     }
 

@@ -69,7 +69,8 @@ pub(crate) fn run(job: &Job) -> Vec<ScenarioResult> {
             list.push(("everything else", Err(failure)));
         }
         let failed = list.iter().filter(|(_, outcome)| outcome.is_err()).count();
-        let verdict = if failed == 0 { Verdict::Passed } else { Verdict::Failed(format!("{failed} things were not seen")) };
+        let verdict =
+            if failed == 0 { Verdict::Passed } else { Verdict::Failed(format!("{failed} things were not seen")) };
         results.push(ScenarioResult {
             name: half.directory.to_owned(),
             verdict,
@@ -166,7 +167,10 @@ fn act(lab: &Lab, half: &Half, list: &mut Checklist) -> Outcome {
 
     say("\n-- The host moves to 2001:db8:4000::/64");
     net.move_host()?;
-    list.push(("after the move: BU, BA by the new care-of address", registered(&mut foreign2, CARE_OF_AFTER_MOVE, SOON)));
+    list.push((
+        "after the move: BU, BA by the new care-of address",
+        registered(&mut foreign2, CARE_OF_AFTER_MOVE, SOON),
+    ));
     exchange(lab, &mut foreign2, CARE_OF_AFTER_MOVE, list);
 
     say("\n-- The host de-registers");
@@ -197,14 +201,19 @@ fn exchange(lab: &Lab, link: &mut Observer, care_of: Ipv6Addr, list: &mut Checkl
         list.push((what[usize::from(moved)], outcome));
     };
     one(&net.guest, CORRESPONDENT, ["guest → correspondent → guest", "after the move: guest → correspondent → guest"]);
-    one(&net.cn, GUEST, ["correspondent → guest → correspondent", "after the move: correspondent → guest → correspondent"]);
+    one(
+        &net.cn,
+        GUEST,
+        ["correspondent → guest → correspondent", "after the move: correspondent → guest → correspondent"],
+    );
     one(&net.guest, HOME_AGENT, ["guest → home agent → guest", "after the move: guest → home agent → guest"]);
     one(&net.ha, GUEST, ["home agent → guest → home agent", "after the move: home agent → guest → home agent"]);
 }
 
 /// What matters of a dump of the kernel's IPsec state: no lifetimes, no statistics.
 fn brief(dump: &str) -> String {
-    let noise = ["lifetime", "limit:", "expire", "stats:", "replay-window 0 replay", "(bytes)", "add 20", "anti-replay"];
+    let noise =
+        ["lifetime", "limit:", "expire", "stats:", "replay-window 0 replay", "(bytes)", "add 20", "anti-replay"];
     let lines = dump.lines().filter(|line| !noise.iter().any(|noise| line.contains(noise)));
     let lines: Vec<String> = lines.map(|line| format!("   {}", line.replace('\t', "    "))).collect();
     if lines.is_empty() { "   none".into() } else { lines.join("\n") }

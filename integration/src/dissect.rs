@@ -7,6 +7,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use crate::craft::checksum;
+
 /// A captured frame, taken apart.
 #[derive(Debug, Clone)]
 pub(crate) struct Packet {
@@ -23,20 +25,69 @@ pub(crate) struct Packet {
 /// One header, or one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Layer {
-    Ipv6 { source: Ipv6Addr, destination: Ipv6Addr, hop_limit: u8, payload_length: u16 },
+    Ipv6 {
+        source: Ipv6Addr,
+        destination: Ipv6Addr,
+        hop_limit: u8,
+        payload_length: u16,
+    },
     HopByHop,
-    DestinationOptions { home_address: Option<Ipv6Addr> },
-    Routing { kind: u8, segments_left: u8, home_address: Option<Ipv6Addr> },
-    Fragment { offset: u16, more: bool },
-    Esp { spi: u32, sequence: u32, length: usize },
-    BindingUpdate { sequence: u16, flags: u16, lifetime: u16, alternate_care_of: Option<Ipv6Addr> },
-    BindingAcknowledgement { status: u8, sequence: u16, lifetime: u16 },
-    Mobility { kind: u8 },
-    Icmpv6 { kind: u8, code: u8, rest: u32, target: Option<Ipv6Addr>, length: usize },
-    Udp { source: u16, destination: u16, length: usize },
-    Tcp { source: u16, destination: u16 },
-    Other { next_header: u8, length: usize },
-    NotIpv6 { ether_type: u16 },
+    DestinationOptions {
+        home_address: Option<Ipv6Addr>,
+    },
+    Routing {
+        kind: u8,
+        segments_left: u8,
+        home_address: Option<Ipv6Addr>,
+    },
+    Fragment {
+        offset: u16,
+        more: bool,
+    },
+    Esp {
+        spi: u32,
+        sequence: u32,
+        length: usize,
+    },
+    BindingUpdate {
+        sequence: u16,
+        flags: u16,
+        lifetime: u16,
+        alternate_care_of: Option<Ipv6Addr>,
+    },
+    BindingAcknowledgement {
+        status: u8,
+        sequence: u16,
+        lifetime: u16,
+    },
+    Mobility {
+        kind: u8,
+    },
+    Icmpv6 {
+        kind: u8,
+        code: u8,
+        rest: u32,
+        target: Option<Ipv6Addr>,
+        length: usize,
+    },
+    Udp {
+        source: u16,
+        destination: u16,
+        length: usize,
+    },
+    Tcp {
+        source: u16,
+        destination: u16,
+    },
+    Other {
+        next_header: u8,
+        length: usize,
+    },
+    NotIpv6 {
+        ether_type: u16,
+    },
+    /// Follows a mobility header whose checksum is wrong.
+    BadChecksum,
     Truncated,
 }
 
@@ -214,7 +265,15 @@ fn dissect_payload(mut next: u8, mut payload: &[u8], layers: &mut Vec<Layer>) ->
             let target = if matches!(kind, 135..=137) { Some(address(payload, 8)?) } else { None };
             Layer::Icmpv6 { kind, code: *payload.get(1)?, rest: be32(payload, 4)?, target, length: payload.len() }
         }
-        135 => mobility(payload)?,
+        135 => {
+            let layer = mobility(payload)?;
+            let good = checksum_of_mobility_header_is_good(layers, payload);
+            layers.push(layer);
+            if !good {
+                layers.push(Layer::BadChecksum);
+            }
+            return Some(());
+        }
         17 => Layer::Udp { source: be16(payload, 0)?, destination: be16(payload, 2)?, length: payload.len() },
         6 => Layer::Tcp { source: be16(payload, 0)?, destination: be16(payload, 2)? },
         next_header => Layer::Other { next_header, length: payload.len() },
@@ -232,6 +291,23 @@ fn home_address_option(mut options: &[u8]) -> Option<Option<Ipv6Addr>> {
         options = options.get(length..)?;
     }
     Some(None)
+}
+
+/// Whether the checksum fits the addresses of the innermost IPv6 header, for which the home address of the Home Address
+/// option and of the type 2 routing header stand (RFC 6275 §6.1.1).
+fn checksum_of_mobility_header_is_good(layers: &[Layer], header: &[u8]) -> bool {
+    let (mut source, mut destination) = (Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+    for layer in layers {
+        match layer {
+            Layer::Ipv6 { source: outer_source, destination: outer_destination, .. } => {
+                (source, destination) = (*outer_source, *outer_destination);
+            }
+            Layer::DestinationOptions { home_address: Some(home) } => source = *home,
+            Layer::Routing { home_address: Some(home), .. } => destination = *home,
+            _ => {}
+        }
+    }
+    checksum(source, destination, 135, header) == 0
 }
 
 /// A mobility header (RFC 6275 §6.1). `None`: cut off.
@@ -332,6 +408,7 @@ impl fmt::Display for Layer {
             Self::Tcp { source, destination } => write!(f, "TCP {source} > {destination}"),
             Self::Other { next_header, length } => write!(f, "ip-proto-{next_header} {length}"),
             Self::NotIpv6 { ether_type } => write!(f, "ethertype {ether_type:#06x}"),
+            Self::BadChecksum => f.write_str("[bad cksum]"),
             Self::Truncated => f.write_str("[truncated]"),
         }
     }
@@ -349,7 +426,7 @@ mod tests {
         frame.extend("2001:db8:2000::1".parse::<Ipv6Addr>().unwrap().octets());
         frame.extend([135, 2, 1, 2, 0, 0, 0xc9, 16]);
         frame.extend("2001:db8:2000::10".parse::<Ipv6Addr>().unwrap().octets());
-        frame.extend([59, 3, 5, 0, 0xab, 0xcd, 0, 7, 0xc0, 0, 0, 15, 1, 0, 3, 16]);
+        frame.extend([59, 3, 5, 0, 0x01, 0xef, 0, 7, 0xc0, 0, 0, 15, 1, 0, 3, 16]);
         frame.extend("2001:db8:3000::3".parse::<Ipv6Addr>().unwrap().octets());
         frame
     }
@@ -363,6 +440,9 @@ mod tests {
              mobility: BU seq#=7 AH lifetime=60 (alt-CoA: 2001:db8:3000::3)"
         );
         assert_eq!(packet.binding_update(), Some((7, 15)));
+        let mut altered = binding_update_frame();
+        *altered.last_mut().unwrap() ^= 1;
+        assert!(Packet::dissect("foreign", Duration::ZERO, &altered).to_string().ends_with("[bad cksum]"));
     }
 
     #[test]

@@ -70,9 +70,8 @@ pub(crate) fn registration(
         })
     };
     let what = format!("the binding acknowledgement of #{sequence} with status {status} for {home} at {care_of}");
-    let acknowledgement = link.must_see(&what, timeout, |packet| {
-        is_binding_acknowledgement(packet, care_of, home) && acknowledged(packet)
-    })?;
+    let acknowledgement = link
+        .must_see(&what, timeout, |packet| is_binding_acknowledgement(packet, care_of, home) && acknowledged(packet))?;
     let lifetime = acknowledgement.binding_acknowledgement().map(|(_, _, lifetime)| u32::from(lifetime) * 4);
     Ok((sequence, lifetime.unwrap_or_default()))
 }
@@ -100,9 +99,10 @@ pub(crate) fn echo_from_guest(
     correspondent: Ipv6Addr,
 ) -> Outcome<Arc<Packet>> {
     let to_home_agent = (care_of, HOME_AGENT);
-    let request = link.must_see(&format!("{care_of} > home agent: {guest} > {correspondent}: echo request"), SOON, |packet| {
-        packet.tunnelled(to_home_agent, (guest, correspondent)) && packet.is_icmpv6(icmpv6::ECHO_REQUEST)
-    })?;
+    let request =
+        link.must_see(&format!("{care_of} > home agent: {guest} > {correspondent}: echo request"), SOON, |packet| {
+            packet.tunnelled(to_home_agent, (guest, correspondent)) && packet.is_icmpv6(icmpv6::ECHO_REQUEST)
+        })?;
     link.must_see(&format!("home agent > {care_of}: {correspondent} > {guest}: echo reply"), SOON, |packet| {
         packet.tunnelled((HOME_AGENT, care_of), (correspondent, guest)) && packet.is_icmpv6(icmpv6::ECHO_REPLY)
     })?;
@@ -116,9 +116,10 @@ pub(crate) fn echo_to_guest(
     guest: Ipv6Addr,
     correspondent: Ipv6Addr,
 ) -> Outcome<Arc<Packet>> {
-    let request = link.must_see(&format!("home agent > {care_of}: {correspondent} > {guest}: echo request"), SOON, |packet| {
-        packet.tunnelled((HOME_AGENT, care_of), (correspondent, guest)) && packet.is_icmpv6(icmpv6::ECHO_REQUEST)
-    })?;
+    let request =
+        link.must_see(&format!("home agent > {care_of}: {correspondent} > {guest}: echo request"), SOON, |packet| {
+            packet.tunnelled((HOME_AGENT, care_of), (correspondent, guest)) && packet.is_icmpv6(icmpv6::ECHO_REQUEST)
+        })?;
     link.must_see(&format!("{care_of} > home agent: {guest} > {correspondent}: echo reply"), SOON, |packet| {
         packet.tunnelled((care_of, HOME_AGENT), (guest, correspondent)) && packet.is_icmpv6(icmpv6::ECHO_REPLY)
     })?;
@@ -128,7 +129,9 @@ pub(crate) fn echo_to_guest(
 /// The flags of a neighbour advertisement about `target`: router, solicited, override (RFC 4861 §4.4).
 pub(crate) fn advertisement_flags(packet: &Packet, target: Ipv6Addr) -> Option<(bool, bool, bool)> {
     match packet.layers.last() {
-        Some(Layer::Icmpv6 { kind: icmpv6::NEIGHBOR_ADVERTISEMENT, rest, target: theirs, .. }) if *theirs == Some(target) => {
+        Some(Layer::Icmpv6 { kind: icmpv6::NEIGHBOR_ADVERTISEMENT, rest, target: theirs, .. })
+            if *theirs == Some(target) =>
+        {
             Some((rest >> 31 & 1 == 1, rest >> 30 & 1 == 1, rest >> 29 & 1 == 1))
         }
         _ => None,

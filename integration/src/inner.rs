@@ -54,7 +54,8 @@ fn run(job: &Job) -> Outcome {
 /// The end of every log of a failed scenario.
 fn tell_what_daemons_logged(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log")) {
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log"))
+    {
         let text = std::fs::read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
@@ -72,7 +73,8 @@ fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
         let mut lab = Lab::new(&directory, &job.kagemusha, job.mip6d.as_deref())?;
         let result = (scenario.run)(&lab);
         let finished = lab.finish();
-        result.and(finished)
+        result.and(finished)?;
+        if scenario.well_formed { lab.checksums_must_be_good() } else { Ok(()) }
     };
     match catch_unwind(AssertUnwindSafe(attempt)) {
         Ok(Ok(())) => Verdict::Passed,

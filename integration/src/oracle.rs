@@ -112,7 +112,12 @@ fn tshark(capture: &Path, filter: &str, fields: &[&str]) -> Outcome<Vec<String>>
     let directory = capture.parent().unwrap_or(capture);
     let mut command = Command::new("tshark");
     // The directory of the scenario is its configuration: there is the table of the keys.
-    command.env("WIRESHARK_CONFIG_DIR", directory).arg("-n").arg("-r").arg(capture).args(["-Y", filter, "-T", "fields"]);
+    command
+        .env("WIRESHARK_CONFIG_DIR", directory)
+        .arg("-n")
+        .arg("-r")
+        .arg(capture)
+        .args(["-Y", filter, "-T", "fields"]);
     for preference in [
         "esp.enable_encryption_decode:TRUE",
         "esp.enable_authentication_check:TRUE",

@@ -262,8 +262,10 @@ impl Run {
         let started = Instant::now();
         let well_formed = |name: &str| scenarios::named(name).is_none_or(|scenario| scenario.well_formed);
         let ran = report.results.iter().filter(|result| !matches!(result.verdict, Verdict::Skipped(_)));
-        let directories: Vec<PathBuf> =
-            ran.filter(|result| well_formed(&result.name)).map(|result| self.job.directory.join(&result.name)).collect();
+        let directories: Vec<PathBuf> = ran
+            .filter(|result| well_formed(&result.name))
+            .map(|result| self.job.directory.join(&result.name))
+            .collect();
         let opinion = oracle::ask(&directories)?;
         println!(
             "tshark has read {} captures with {} mobility headers, {} of them decrypted with good ICV and checksum",

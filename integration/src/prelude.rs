@@ -14,7 +14,8 @@ pub(crate) use crate::topology::{FAR_LINK, FOREIGN, FOREIGN2, HOME, SEGMENT};
 pub(crate) mod policies {
     /// The runnable reference policies of the project, as they are.
     pub(crate) const REFERENCE_UNPROTECTED_HOST: &str = include_str!("../../policies/ha-unprotected.toml");
-    pub(crate) const REFERENCE_UNPROTECTED_HOME_AGENT: &str = include_str!("../../policies/home-agent-unprotected.toml");
+    pub(crate) const REFERENCE_UNPROTECTED_HOME_AGENT: &str =
+        include_str!("../../policies/home-agent-unprotected.toml");
     pub(crate) const REFERENCE_PROTECTED_HOST: &str = include_str!("../../policies/ha.toml");
     pub(crate) const REFERENCE_PROTECTED_HOME_AGENT: &str = include_str!("../../policies/home-agent.toml");
 

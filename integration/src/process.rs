@@ -111,7 +111,8 @@ impl<'lab> Daemon<'lab> {
     /// Fails if the kernel of its node holds anything that was not there before it was started.
     pub(crate) fn must_have_left_nothing(&self) -> Outcome {
         let after = traces(self.node)?;
-        let left: String = after.lines().filter(|line| !self.before.contains(line)).map(|line| format!("\n    {line}")).collect();
+        let left: String =
+            after.lines().filter(|line| !self.before.contains(line)).map(|line| format!("\n    {line}")).collect();
         ensure(left.is_empty(), || format!("{} has left behind in {}:{left}", self.name, self.node.name()))
     }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::capture::{Capture, Observer};
+use crate::dissect::Layer;
 use crate::expect::{self, SOON};
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::job::LINE;
@@ -118,7 +119,15 @@ impl Lab {
 
     /// Fails if any link has ever carried a mobility header that can be read.
     pub(crate) fn no_readable_mobility_header(&self) -> Outcome {
-        expect::no_readable_mobility_header(self.net.captures().map(Capture::from_start))
+        expect::no_readable_mobility_header(self.net.captures().map(Capture::observer_of_all))
+    }
+
+    /// Fails if any link has ever carried a readable mobility header with a wrong checksum.
+    pub(crate) fn checksums_must_be_good(&self) -> Outcome {
+        self.net.captures().try_for_each(|capture| {
+            let all = capture.observer_of_all();
+            all.must_not_have_seen("a wrong checksum", |packet| packet.layers.contains(&Layer::BadChecksum))
+        })
     }
 
     /// The capture of a link.
@@ -128,7 +137,7 @@ impl Lab {
 
     /// An observer of what a link carries from now on.
     pub(crate) fn watch(&self, link: Link) -> Outcome<Observer> {
-        Ok(self.on(link)?.from_now())
+        Ok(self.on(link)?.new_observer())
     }
 
     /// One echo request from `node` to `destination` that must be answered.

@@ -2,42 +2,42 @@
 
 use crate::scenario::Scenario;
 
-#[path = "../scenarios/the-lab-itself/scenario.rs"]
-mod the_lab_itself;
-#[path = "../scenarios/register-plain/scenario.rs"]
-mod register_plain;
-#[path = "../scenarios/register-esp/scenario.rs"]
-mod register_esp;
-#[path = "../scenarios/refresh/scenario.rs"]
-mod refresh;
 #[path = "../scenarios/de-register/scenario.rs"]
 mod de_register;
+#[path = "../scenarios/esp-missing-no-plaintext/scenario.rs"]
+mod esp_missing_no_plaintext;
+#[path = "../scenarios/guest-dad-and-reboot/scenario.rs"]
+mod guest_dad_and_reboot;
 #[path = "../scenarios/handover/scenario.rs"]
 mod handover;
-#[path = "../scenarios/sequence-135/scenario.rs"]
-mod sequence_135;
-#[path = "../scenarios/two-guests-one-host/scenario.rs"]
-mod two_guests_one_host;
+#[path = "../scenarios/home-agent-restart/scenario.rs"]
+mod home_agent_restart;
 #[path = "../scenarios/home-neighbour-on-link/scenario.rs"]
 mod home_neighbour_on_link;
 #[path = "../scenarios/off-link-correspondent/scenario.rs"]
 mod off_link_correspondent;
-#[path = "../scenarios/guest-dad-and-reboot/scenario.rs"]
-mod guest_dad_and_reboot;
-#[path = "../scenarios/spoofed-source-dropped/scenario.rs"]
-mod spoofed_source_dropped;
 #[path = "../scenarios/packet-too-big/scenario.rs"]
 mod packet_too_big;
-#[path = "../scenarios/esp-missing-no-plaintext/scenario.rs"]
-mod esp_missing_no_plaintext;
 #[path = "../scenarios/policy-missing-no-plaintext/scenario.rs"]
 mod policy_missing_no_plaintext;
-#[path = "../scenarios/wrong-key-silent/scenario.rs"]
-mod wrong_key_silent;
-#[path = "../scenarios/home-agent-restart/scenario.rs"]
-mod home_agent_restart;
 #[path = "../scenarios/random-packets/scenario.rs"]
 mod random_packets;
+#[path = "../scenarios/refresh/scenario.rs"]
+mod refresh;
+#[path = "../scenarios/register-esp/scenario.rs"]
+mod register_esp;
+#[path = "../scenarios/register-plain/scenario.rs"]
+mod register_plain;
+#[path = "../scenarios/sequence-135/scenario.rs"]
+mod sequence_135;
+#[path = "../scenarios/spoofed-source-dropped/scenario.rs"]
+mod spoofed_source_dropped;
+#[path = "../scenarios/the-lab-itself/scenario.rs"]
+mod the_lab_itself;
+#[path = "../scenarios/two-guests-one-host/scenario.rs"]
+mod two_guests_one_host;
+#[path = "../scenarios/wrong-key-silent/scenario.rs"]
+mod wrong_key_silent;
 
 /// See the module.
 pub(crate) const ALL: &[&Scenario] = &[

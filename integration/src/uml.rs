@@ -53,7 +53,7 @@ pub(crate) fn command(program: &Path, run: &Path, scratch: &Path) -> Outcome<Com
 fn memory_directory(fallback: &Path) -> PathBuf {
     let roomy = |path: &str| {
         nix::sys::statvfs::statvfs(path).is_ok_and(|status| {
-            let free = status.blocks_available() as u64 * status.fragment_size() as u64;
+            let free = status.blocks_available() * status.fragment_size();
             free > (MEMORY_MEGABYTES + 64) << 20 && !status.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC)
         })
     };

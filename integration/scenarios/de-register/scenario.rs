@@ -31,6 +31,8 @@ fn run(lab: &Lab) -> Outcome {
     net.cn.ip("neigh flush all")?;
     lab.ping_unanswered(&net.cn, GUEST)?;
     foreign.must_not_have_seen("data in the tunnel", |packet| packet.addresses().count() > 1)?;
-    home.must_not_have_seen("an advertisement of the home address", |packet| advertisement_flags(packet, GUEST).is_some())?;
+    home.must_not_have_seen("an advertisement of the home address", |packet| {
+        advertisement_flags(packet, GUEST).is_some()
+    })?;
     lab.end([home_agent])
 }

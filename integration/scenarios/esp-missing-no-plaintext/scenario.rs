@@ -2,8 +2,13 @@
 
 use crate::prelude::*;
 
-pub(crate) const SCENARIO: Scenario =
-    Scenario { name: "esp-missing-no-plaintext", readme: include_str!("README.md"), peer: Peer::None, well_formed: true, run };
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "esp-missing-no-plaintext",
+    readme: include_str!("README.md"),
+    peer: Peer::None,
+    well_formed: true,
+    run,
+};
 
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;

@@ -2,8 +2,13 @@
 
 use crate::prelude::*;
 
-pub(crate) const SCENARIO: Scenario =
-    Scenario { name: "home-neighbour-on-link", readme: include_str!("README.md"), peer: Peer::None, well_formed: true, run };
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "home-neighbour-on-link",
+    readme: include_str!("README.md"),
+    peer: Peer::None,
+    well_formed: true,
+    run,
+};
 
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
@@ -12,7 +17,8 @@ fn run(lab: &Lab) -> Outcome {
     let home_agent = lab.start_home_agent(policies::PLAIN_HOME_AGENT)?;
     let mobile_node = lab.start_mobile_node(&net.host, policies::PLAIN_HOST)?;
     registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
-    let router = segment.must_see("a router advertisement", SOON, |packet| packet.is_icmpv6(icmpv6::ROUTER_ADVERTISEMENT))?;
+    let router =
+        segment.must_see("a router advertisement", SOON, |packet| packet.is_icmpv6(icmpv6::ROUTER_ADVERTISEMENT))?;
 
     lab.step("the guest resolves the correspondent");
     lab.ping(&net.guest, CORRESPONDENT)?;

@@ -2,8 +2,13 @@
 
 use crate::prelude::*;
 
-pub(crate) const SCENARIO: Scenario =
-    Scenario { name: "off-link-correspondent", readme: include_str!("README.md"), peer: Peer::None, well_formed: true, run };
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "off-link-correspondent",
+    readme: include_str!("README.md"),
+    peer: Peer::None,
+    well_formed: true,
+    run,
+};
 
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
@@ -21,7 +26,9 @@ fn run(lab: &Lab) -> Outcome {
         packet.is_from_to(GUEST, FAR) && packet.is_icmpv6(icmpv6::ECHO_REQUEST)
     })?;
     // The tunnel is one hop for the inner packet (RFC 2473 §3.1), and the guest sends with 64.
-    ensure(request.hop_limits().get(1) == Some(&63), || format!("hop limits {:?} in the tunnel", request.hop_limits()))?;
+    ensure(request.hop_limits().get(1) == Some(&63), || {
+        format!("hop limits {:?} in the tunnel", request.hop_limits())
+    })?;
 
     lab.step("correspondent to guest");
     lab.ping(&net.far, GUEST)?;

@@ -60,7 +60,8 @@ fn noisy_payload(noise: &mut Noise) -> (u8, Vec<u8>) {
         }
         2 => (41, payload),
         _ => {
-            let (source, destination) = if noise.below(2) == 0 { (GUEST, CORRESPONDENT) } else { (CORRESPONDENT, GUEST) };
+            let (source, destination) =
+                if noise.below(2) == 0 { (GUEST, CORRESPONDENT) } else { (CORRESPONDENT, GUEST) };
             (41, ipv6(source, destination, u8::try_from(noise.below(256)).unwrap_or_default(), &payload))
         }
     }
@@ -75,6 +76,8 @@ fn noisy_frame(noise: &mut Noise, router: [u8; 6]) -> Vec<u8> {
         0 => [&router[..], &mac, &payload].concat(),
         1 => frame(router, mac, &payload),
         2 => frame([0x33, 0x33, 0, 0, 0, 1], mac, &ipv6(GUEST, "ff02::1".parse().unwrap_or(FAR), 58, &payload)),
-        _ => frame(router, mac, &ipv6(FAR, CORRESPONDENT, u8::try_from(noise.below(256)).unwrap_or_default(), &payload)),
+        _ => {
+            frame(router, mac, &ipv6(FAR, CORRESPONDENT, u8::try_from(noise.below(256)).unwrap_or_default(), &payload))
+        }
     }
 }

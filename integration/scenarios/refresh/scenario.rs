@@ -19,7 +19,9 @@ fn run(lab: &Lab) -> Outcome {
     home.must_see("duplicate address detection", SOON, |packet| probe(packet) && unspecified(packet))?;
 
     for _ in 0..2 {
-        ensure(lifetime > 0 && lifetime <= 12, || format!("a lifetime of {lifetime} s was granted, 12 were asked for"))?;
+        ensure(lifetime > 0 && lifetime <= 12, || {
+            format!("a lifetime of {lifetime} s was granted, 12 were asked for")
+        })?;
         let within = Duration::from_secs(u64::from(lifetime));
         let (sequence, granted) = registration(&mut foreign, CARE_OF, GUEST, 0, within)?;
         ensure(sequence == last.wrapping_add(1), || format!("sequence number {sequence} follows {last}"))?;
@@ -27,6 +29,8 @@ fn run(lab: &Lab) -> Outcome {
         lab.step(&format!("refreshed with sequence number {sequence}"));
         lab.ping(&net.cn, GUEST)?;
     }
-    home.must_not_have_seen("duplicate address detection for a refresh", |packet| probe(packet) && unspecified(packet))?;
+    home.must_not_have_seen("duplicate address detection for a refresh", |packet| {
+        probe(packet) && unspecified(packet)
+    })?;
     lab.end([mobile_node, home_agent])
 }

@@ -21,9 +21,10 @@ fn run(lab: &Lab) -> Outcome {
     let detection = home.must_see("duplicate address detection of the home address", SOON, |packet| {
         probe(packet) && packet.addresses().any(|(source, _)| source.is_unspecified())
     })?;
-    let defence = home.must_see("the home agent's advertisement of the home address, override set", SOON, |packet| {
-        advertisement_flags(packet, GUEST).is_some_and(|(_, _, overriding)| overriding)
-    })?;
+    let defence =
+        home.must_see("the home agent's advertisement of the home address, override set", SOON, |packet| {
+            advertisement_flags(packet, GUEST).is_some_and(|(_, _, overriding)| overriding)
+        })?;
     ensure(detection.ether_source == defence.ether_source, || "another node than the home agent defends it".into())?;
 
     lab.step("guest and correspondent");

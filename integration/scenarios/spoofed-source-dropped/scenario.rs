@@ -2,8 +2,13 @@
 
 use crate::prelude::*;
 
-pub(crate) const SCENARIO: Scenario =
-    Scenario { name: "spoofed-source-dropped", readme: include_str!("README.md"), peer: Peer::None, well_formed: true, run };
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "spoofed-source-dropped",
+    readme: include_str!("README.md"),
+    peer: Peer::None,
+    well_formed: true,
+    run,
+};
 
 use crate::craft::{echo_request, frame, ipv6, send_frames, send_packet};
 
@@ -13,14 +18,13 @@ fn run(lab: &Lab) -> Outcome {
     let home_agent = lab.start_home_agent(policies::PLAIN_HOME_AGENT)?;
     let mobile_node = lab.start_mobile_node(&net.host, policies::PLAIN_HOST)?;
     registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
-    let router = segment.must_see("a router advertisement", SOON, |packet| packet.is_icmpv6(icmpv6::ROUTER_ADVERTISEMENT))?;
+    let router =
+        segment.must_see("a router advertisement", SOON, |packet| packet.is_icmpv6(icmpv6::ROUTER_ADVERTISEMENT))?;
     lab.wait_for_router(&net.guest)?;
     lab.ping(&net.cn, GUEST)?;
     let (foreign, home, segment) = (lab.watch(FOREIGN)?, lab.watch(HOME)?, lab.watch(SEGMENT)?);
     // The forgeries are echo requests of this identifier; no ping of the lab's nodes uses it.
-    let forged = |packet: &Packet| {
-        matches!(packet.layers.last(), Some(crate::dissect::Layer::Icmpv6 { rest, .. }) if rest >> 16 == 0x4b4d)
-    };
+    let forged = |packet: &Packet| matches!(packet.layers.last(), Some(crate::dissect::Layer::Icmpv6 { rest, .. }) if rest >> 16 == 0x4b4d);
 
     lab.step("the guest forges its source address, and its MAC address");
     let (own_mac, other_mac) = ([0x52, 0x54, 0, 0, 0, 0x10], [0x52, 0x54, 0, 0, 0, 0x66]);

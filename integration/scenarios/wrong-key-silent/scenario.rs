@@ -22,9 +22,10 @@ fn run(lab: &Lab) -> Outcome {
     let gaps: Vec<f64> = times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
     ensure(gaps.iter().all(|gap| *gap > 1.2) && gaps[1] > 1.5 * gaps[0], || format!("repeated after {gaps:.2?} s"))?;
     let errors = net.ha.read("/proc/thread-self/net/xfrm_stat")?;
-    ensure(errors.lines().any(|line| line.starts_with("XfrmInStateProtoError") && !line.trim_end().ends_with("\t0")), || {
-        format!("the home agent's kernel has refused nothing:\n{errors}")
-    })?;
+    ensure(
+        errors.lines().any(|line| line.starts_with("XfrmInStateProtoError") && !line.trim_end().ends_with("\t0")),
+        || format!("the home agent's kernel has refused nothing:\n{errors}"),
+    )?;
 
     // It cannot de-register either, and has to end all the same.
     lab.end([mobile_node, home_agent])?;
