@@ -1,1 +1,25 @@
-//! home_network
+//! The pseudo home network: what a guest sees instead of its home link.
+//!
+//! One [`PseudoHomeNetwork`] stands behind each *port*, a bridge with one or several guests on it. It is the router and every other
+//! host of the home link at one constant MAC address. Frames come in two ways:
+//!
+//! * [`classify`] looks at each frame the port gives, on the packet path, against an immutable view ([`PortGuests`]): data for the
+//!   tunnel, or a frame for the network, or nothing.
+//! * [`PseudoHomeNetwork::handle_frame`] takes the frames for the network: neighbor and router discovery, the arrival of guests.
+
+pub mod advertisement;
+pub mod classify;
+pub mod config;
+pub mod guests;
+mod messages;
+pub mod network;
+pub mod reason;
+
+pub use classify::{Verdict, classify};
+pub use config::{Config, GuestConfig, Lifetimes};
+pub use guests::{PortGuest, PortGuests};
+pub use network::{Output, PseudoHomeNetwork, Sighting};
+pub use reason::{Counters, Reason};
+
+#[cfg(test)]
+mod tests;

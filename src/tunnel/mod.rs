@@ -1,1 +1,34 @@
-//! tunnel
+//! The tunnel engine: IPv6 in IPv6 (RFC 2473) between a guest and its home agent. Pure transforms; the threads that read and
+//! write are the daemon's.
+//!
+//! | direction | host of the guest (mobile node) | home agent |
+//! |---|---|---|
+//! | into the tunnel | [`ingress::process`]: packet of a guest | [`home_agent::to_mobile_node`]: packet read from the TUN |
+//! | out of the tunnel | [`egress::process`]: payload of a raw socket | [`home_agent::from_mobile_node`]: payload of a raw socket |
+//! | beside the tunnel | [`routing_header::strip_type2_routing_header`]: the home agent's own packets | |
+//!
+//! Each looks its guest up in an immutable table ([`Table`], [`home_agent::HomeAgentTable`]) that the daemon swaps as a whole,
+//! edits the packet in place, and says what to do with it. Nothing is counted here but by [`Counters`], which every result
+//! can be given to.
+
+pub mod counters;
+pub mod ecn;
+pub mod egress;
+pub mod home_agent;
+pub mod ingress;
+pub mod inspect;
+pub mod limit;
+pub mod offload;
+pub mod reason;
+pub mod routing_header;
+pub mod table;
+pub mod vnet;
+
+pub use counters::Counters;
+pub use egress::{Egress, Outer};
+pub use home_agent::{HomeAgentEntry, HomeAgentTable};
+pub use ingress::Ingress;
+pub use limit::ErrorLimits;
+pub use offload::{Offload, Segments};
+pub use reason::Reason;
+pub use table::{Carrier, Entry, Table, inner_mtu};
