@@ -27,6 +27,12 @@ fn pseudo_header_sum(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, leng
     sum(&source.octets()) + sum(&destination.octets()) + (length >> 16) + (length & 0xffff) + u64::from(protocol)
 }
 
+/// The sum over the pseudo-header alone, folded and not complemented, for an upper-layer packet of `length` octets: what stands in the
+/// checksum field while the rest of the sum is left to a driver (`CHECKSUM_PARTIAL` of Linux).
+pub fn pseudo_header(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, length: usize) -> u16 {
+    fold(pseudo_header_sum(source, destination, protocol, length))
+}
+
 /// The checksum of an upper-layer packet: the complement of the sum over pseudo-header and `packet`. With the checksum field of
 /// `packet` zero this is what belongs there; with a right checksum in the field it is 0.
 pub fn upper_layer(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, packet: &[u8]) -> u16 {
@@ -90,6 +96,18 @@ mod tests {
         again[4..6].copy_from_slice(&[0xff, 0xff]);
         assert!(fill(home_agent, home_address, protocol::MOBILITY, &mut again));
         assert_eq!(again, ACKNOWLEDGEMENT);
+    }
+
+    #[test]
+    fn a_driver_completes_the_sum_of_the_pseudo_header() {
+        let (a, b) = (address("2001:db8::1"), address("2001:db8::2"));
+        let mut packet = [0, 1, 0, 2, 0, 12, 0, 0, 0xab, 0xcd, 0xef, 1];
+        let partial = pseudo_header(a, b, protocol::UDP, packet.len());
+        packet[6..8].copy_from_slice(&partial.to_be_bytes());
+        // What a driver does: the complement of the sum over the segment as it stands.
+        let completed = !fold(sum(&packet));
+        packet[6..8].copy_from_slice(&completed.to_be_bytes());
+        assert!(verify(a, b, protocol::UDP, &packet));
     }
 
     #[test]
