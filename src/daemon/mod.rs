@@ -1,4 +1,5 @@
 //! The shell: the only layer with tokio, sockets, netlink, files, clocks and randomness.
 
+pub mod keys;
 pub mod netlink;
 pub mod reconcile;

@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn keys_are_hidden_and_addresses_are_not() {
-        assert_eq!(redact("key_file = \"0x000102030405060708090a0b0c0d0e0f\"").matches('*').count(), 0 + 31 + 1);
+        assert_eq!(redact("key_file = \"0x000102030405060708090a0b0c0d0e0f\"").matches('*').count(), 32);
         assert_eq!(redact("{ key = \"s3cret!\" }"), "{ key = \"*******\" }");
         assert_eq!(redact("psk='ü' # x"), "psk='**' # x");
         let harmless = "address = \"2001:0db8:2000:0000:0000:0000:0000:0010\"\nmac = \"52:54:00:00:00:10\" # key file";

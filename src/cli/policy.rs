@@ -1,0 +1,308 @@
+//! `kagemusha policy`: key files, and a look at a policy without a kernel.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::daemon::keys::{self, Keygen, PolicyFileError};
+use crate::ipsec::{SecretKey, SecurityAssociation, Transform};
+use crate::policy::{self, GuestPolicy, Policy, Protection, Role};
+
+/// Exit code for a mistake in what the user gave.
+const BAD_INPUT: u8 = 2;
+
+/// Commands on policy files.
+#[derive(Debug, clap::Subcommand)]
+pub enum PolicyCommand {
+    /// Write the key files that a policy names and that are missing. Those that are there are never touched.
+    Keygen {
+        /// The policy file.
+        file: PathBuf,
+        /// Whose policy it is; by default the file tells.
+        #[arg(long)]
+        role: Option<RoleArgument>,
+    },
+    /// Check a policy file and its key files; exit code 2 when something is wrong.
+    Check {
+        /// The policy file.
+        file: PathBuf,
+        /// Whose policy it is; by default the file tells.
+        #[arg(long)]
+        role: Option<RoleArgument>,
+    },
+    /// Show the guests, security associations and security policies of a policy file, with fingerprints of its keys.
+    Show {
+        /// The policy file.
+        file: PathBuf,
+        /// Whose policy it is; by default the file tells.
+        #[arg(long)]
+        role: Option<RoleArgument>,
+    },
+}
+
+/// The roles by their names on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum RoleArgument {
+    /// The host that its guests are on.
+    MobileNode,
+    /// The home agent.
+    HomeAgent,
+}
+
+impl From<RoleArgument> for Role {
+    fn from(argument: RoleArgument) -> Self {
+        match argument {
+            RoleArgument::MobileNode => Self::MobileNode,
+            RoleArgument::HomeAgent => Self::HomeAgent,
+        }
+    }
+}
+
+impl PolicyCommand {
+    /// Does the command. Exit code 0, 1 when the system refused, or 2 when the policy is not valid.
+    pub fn run(self) -> ExitCode {
+        let done = match self {
+            Self::Keygen { file, role } => keygen(&file, role.map(Role::from)),
+            Self::Check { file, role } => check(&file, role.map(Role::from)),
+            Self::Show { file, role } => {
+                load(&file, role.map(Role::from)).map(|policy| show(&policy)).map_err(Failure::from)
+            }
+        };
+        match done {
+            Ok(text) => {
+                // A reader that has gone away, `| head`, is no failure.
+                let _ = std::io::stdout().write_all(text.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Err(failure) => failure.tell(),
+        }
+    }
+}
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+enum Failure {
+    Policy(PolicyFileError),
+    Keygen { done: String, error: keys::KeygenError },
+}
+
+impl Failure {
+    fn tell(self) -> ExitCode {
+        match self {
+            Self::Policy(error) => tell_policy_error(&error),
+            Self::Keygen { done, error } => {
+                let _ = std::io::stdout().write_all(done.as_bytes());
+                let _ = writeln!(std::io::stderr(), "error: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl From<PolicyFileError> for Failure {
+    fn from(error: PolicyFileError) -> Self {
+        Self::Policy(error)
+    }
+}
+
+/// Writes to standard error why a policy file gave no policy, with colours on a terminal. Gives the exit code, 2.
+pub fn tell_policy_error(error: &PolicyFileError) -> ExitCode {
+    let mut stderr = std::io::stderr();
+    let colours = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let _ = match error {
+        PolicyFileError::Invalid(report) => {
+            let count = report.diagnostics().len();
+            let noun = if count == 1 { "mistake" } else { "mistakes" };
+            let file = report.diagnostics().first().map(policy::Diagnostic::file).unwrap_or_default();
+            writeln!(stderr, "{}error: {count} {noun} in {file}; nothing was changed", report.render(colours))
+        }
+        other => writeln!(stderr, "error: {other}"),
+    };
+    ExitCode::from(BAD_INPUT)
+}
+
+fn load(file: &Path, role: Option<Role>) -> Result<Policy, PolicyFileError> {
+    let role = match role {
+        Some(role) => role,
+        None => policy::role_of(&keys::read_policy_text(file)?),
+    };
+    keys::load_policy(role, file)
+}
+
+fn keygen(file: &Path, role: Option<Role>) -> Result<String, Failure> {
+    let text = keys::read_policy_text(file)?;
+    let role = role.unwrap_or_else(|| policy::role_of(&text));
+    let named = policy::key_files(role, &file.display().to_string(), &text).map_err(PolicyFileError::from)?;
+    let mut done = String::new();
+    for key in &named {
+        match keys::write_new_key(&key.path, key.octets) {
+            Ok(keygen) => {
+                let word = if keygen == Keygen::Written { "written" } else { "kept   " };
+                let _ = writeln!(done, "{word}  {}  ({}, {} octets)", key.path.display(), key.purpose, key.octets);
+            }
+            Err(error) => return Err(Failure::Keygen { done, error }),
+        }
+    }
+    if named.is_empty() {
+        done.push_str("this policy names no key files\n");
+    } else {
+        done.push_str("The other side needs the same keys: copy them on a way that nobody can read along.\n");
+    }
+    Ok(done)
+}
+
+fn check(file: &Path, role: Option<Role>) -> Result<String, Failure> {
+    let policy = load(file, role)?;
+    let associations: usize = policy.guests.iter().map(|guest| guest.protection.associations().len()).sum();
+    let mut text = String::new();
+    for warning in &policy.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    let _ = writeln!(
+        text,
+        "{}: good policy of a {} ({}, {})",
+        file.display(),
+        policy.role,
+        counted(policy.guests.len(), "guest"),
+        counted(associations, "security association"),
+    );
+    Ok(text)
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// The policy as a table, keys as fingerprints.
+pub fn show(policy: &Policy) -> String {
+    let mut text = String::new();
+    let home_agent = &policy.home_agent;
+    let _ = writeln!(text, "policy of a {}", policy.role);
+    let _ = writeln!(text, "  home agent  {}", home_agent.address);
+    let _ = writeln!(text, "  home link   {}", home_agent.home_link);
+    if let Some(interface) = &home_agent.interface {
+        let _ = writeln!(text, "  interface   {interface}");
+        let _ = writeln!(text, "  lifetime    at most {} s", home_agent.maximum_lifetime.as_secs());
+        let detection = if home_agent.detect_duplicates { "before the first registration" } else { "none" };
+        let _ = writeln!(text, "  duplicate address detection  {detection}");
+    }
+    if let Some(interface) = &policy.uplink.interface {
+        let _ = writeln!(text, "  uplink      {interface}");
+    }
+    if let Some(address) = policy.uplink.care_of_address {
+        let _ = writeln!(text, "  care-of     {address}");
+    }
+    for guest in &policy.guests {
+        show_guest(&mut text, policy, guest);
+    }
+    for warning in &policy.warnings {
+        let _ = writeln!(text, "\nwarning: {warning}");
+    }
+    text
+}
+
+fn show_guest(text: &mut String, policy: &Policy, guest: &GuestPolicy) {
+    let _ = writeln!(text, "\nguest {}", guest.name);
+    let _ = writeln!(text, "  home address  {}", guest.home_address);
+    if let Some(attachment) = &guest.attachment {
+        let router = attachment.router;
+        let autonomous = if router.autonomous { ", autonomous prefix" } else { "" };
+        let _ = writeln!(text, "  MAC address   {}", attachment.mac);
+        let _ = writeln!(text, "  port          {}", attachment.port);
+        let _ = writeln!(text, "  lifetime      {} s", guest.lifetime.as_secs());
+        let _ = writeln!(text, "  router        {} at {}{autonomous}", router.link_local, router.mac);
+    }
+    let (home, agent) = (guest.home_address, policy.home_agent.address);
+    match &guest.protection {
+        Protection::None => text.push_str("  protection    NONE: binding updates go in the clear\n"),
+        Protection::HomeRegistration { reqid_to_home_agent, reqid_to_guest, associations } => {
+            text.push_str("  security policies\n");
+            let mut line = |packets: &str, from, to, action: &str| {
+                let _ = writeln!(text, "    {packets:<38} {from} -> {to}  {action}");
+            };
+            let protect = |reqid: &u32| format!("ESP transport, reqid {reqid}");
+            line("binding update (MH type 5)", home, agent, &protect(reqid_to_home_agent));
+            line("binding acknowledgement (MH type 6)", agent, home, &protect(reqid_to_guest));
+            text.push_str("    other mobility headers of this home address: discarded\n");
+            text.push_str("  security associations\n");
+            for association in associations {
+                show_association(text, association);
+            }
+        }
+    }
+}
+
+fn show_association(text: &mut String, association: &SecurityAssociation) {
+    let key = association.key;
+    if let Transform::EspTransport { reqid, encryption, integrity, replay_window } = &association.transform {
+        let _ = writeln!(
+            text,
+            "    SPI {:#010x}  {} -> {}  reqid {reqid}  replay window {replay_window}",
+            key.spi, key.source, key.destination
+        );
+        let (algorithm, secret) = encryption;
+        let _ = writeln!(text, "      encryption  {:<16} key {}", algorithm.name(), fingerprint(secret));
+        if let Some((algorithm, secret)) = integrity {
+            let _ = writeln!(text, "      integrity   {:<16} key {}", algorithm.name(), fingerprint(secret));
+        }
+    }
+}
+
+/// Tells keys apart, and whether both sides have the same, without telling the key: eight digits of its SHA-256, and its length.
+fn fingerprint(secret: &SecretKey) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, secret.expose());
+    let digits: String = digest.as_ref().iter().take(4).map(|octet| format!("{octet:02x}")).collect();
+    format!("{digits} ({} octets)", secret.length())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/policies/ha.toml");
+
+    fn policy_in(directory: &Path) -> PathBuf {
+        let file = directory.join("ha.toml");
+        std::fs::copy(REFERENCE, &file).unwrap();
+        file
+    }
+
+    #[test]
+    fn what_keygen_writes_is_what_check_wants() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = policy_in(directory.path());
+        let Err(Failure::Policy(PolicyFileError::Invalid(report))) = check(&file, None) else {
+            panic!("keys are missing")
+        };
+        assert_eq!(report.diagnostics().len(), 4);
+        let command = format!("`kagemusha policy keygen {}`", file.display());
+        assert!(report.diagnostics().iter().all(|one| one.help.as_ref().is_some_and(|help| help.contains(&command))));
+        let first = keygen(&file, None).unwrap();
+        assert_eq!(first.matches("written ").count(), 4, "{first}");
+        let second = keygen(&file, None).unwrap();
+        assert_eq!((second.matches("written ").count(), second.matches("kept ").count()), (0, 4), "{second}");
+        let good = check(&file, None).unwrap();
+        assert!(good.ends_with("good policy of a mobile node (1 guest, 2 security associations)\n"), "{good}");
+    }
+
+    #[test]
+    fn a_key_is_never_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = policy_in(directory.path());
+        keygen(&file, None).unwrap();
+        let policy = load(&file, None).unwrap();
+        let shown = format!("{}{policy:?}{policy:#?}", show(&policy));
+        assert!(shown.contains("SecretKey(32 octets)"));
+        for entry in std::fs::read_dir(directory.path().join("keys")).unwrap() {
+            let key = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            let key = key.trim();
+            assert_eq!(key.len(), 64);
+            // Not even a part of it, in hexadecimal or as a list of octets.
+            assert!((0..=56).all(|at| !shown.contains(&key[at..at + 8])));
+            let octets: Vec<u8> = (0..32).map(|at| u8::from_str_radix(&key[2 * at..2 * at + 2], 16).unwrap()).collect();
+            let list = format!("{:?}", &octets[..4]);
+            assert!(!shown.contains(list.trim_matches(['[', ']'])));
+        }
+    }
+}
