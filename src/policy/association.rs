@@ -201,7 +201,8 @@ impl Resolver<'_> {
                 Toward::Guest => (home_agent, guest),
             });
         let spi = self.spi(table, &format!("{key}.spi"), ends.map(|(_, destination)| destination));
-        let words = toward.map_or_else(|| key.to_owned(), |toward| format!("{key} {toward}"));
+        let owner = key.rsplit_once('.').map_or(key, |(guest, _)| guest).replacen('.', " ", 1);
+        let words = toward.map_or_else(|| owner.clone(), |toward| format!("{owner} {toward}"));
         let keying = self.keying(table, key, &words);
         let window_key = format!("{key}.replay_window");
         let window = self.optional(&fields.replay_window, &window_key, |packets| value::replay_window(*packets));
@@ -407,7 +408,7 @@ fn unknown_algorithm(kind: &str, name: &str, known: &[&str]) -> Wrong {
     let message = format!("expected {kind} algorithm, got {name:?}");
     let known_here = format!("known here: {}", known.join(", "));
     let dashed = name.replace(['_', ' '], "-");
-    match nearest(&dashed, known) {
+    match nearest(&dashed, known, 1) {
         Some(nearest) => Wrong::new(message, format!("did you mean {nearest:?}? {known_here}")),
         None => Wrong::new(message, known_here),
     }

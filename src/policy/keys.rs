@@ -68,8 +68,8 @@ impl KeyError {
             Self::Permissive { .. } => format!("chmod 600 {path}; if others may have read it, make a new key"),
             Self::ForeignOwner { .. } => format!("chown root {path}"),
             Self::TooLarge { .. } | Self::Text(_) => format!(
-                "the file holds the key as hexadecimal digits and nothing else, such as `kagemusha policy keygen {policy_file}` \
-                 writes it"
+                "the file holds the key as hexadecimal digits and nothing else; without {path}, \
+                 `kagemusha policy keygen {policy_file}` writes a new one"
             ),
         }
     }

@@ -191,6 +191,6 @@ pub struct Warning {
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}: {} ({})", self.file, self.line, self.column, self.key, self.message, self.help)
+        write!(f, "{}:{}:{}: {}: {}; {}", self.file, self.line, self.column, self.key, self.message, self.help)
     }
 }

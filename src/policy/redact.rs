@@ -13,7 +13,9 @@ pub(super) fn redact(text: &str) -> String {
     for character in text.chars() {
         let mut buffer = [0; 4];
         let encoded = character.encode_utf8(&mut buffer).as_bytes();
-        if character.is_control() && character != '\n' && character != '\t' {
+        let direction =
+            matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if direction || character.is_control() && character != '\n' && character != '\t' {
             shown.extend(encoded.iter().map(|_| if character == '\r' { b' ' } else { b'?' }));
         } else {
             shown.extend(encoded);
@@ -36,7 +38,7 @@ fn hide_hexadecimal_runs(text: &mut [u8]) {
     }
 }
 
-/// Hides the quoted text in `key = "…"`.
+/// Hides what follows `key =`, up to the end of the line.
 fn hide_named_secrets(text: &mut [u8]) {
     let is_name = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-');
     let mut at = 0;
@@ -56,11 +58,9 @@ fn hide_named_secrets(text: &mut [u8]) {
         if text.get(equals) != Some(&b'=') {
             continue;
         }
-        let quote = equals + 1 + blanks(&text[equals + 1..]);
-        let Some(mark @ (b'"' | b'\'')) = text.get(quote).copied() else { continue };
-        let length = text[quote + 1..].iter().take_while(|octet| **octet != mark && **octet != b'\n').count();
-        text[quote + 1..quote + 1 + length].fill(b'*');
-        at = quote + 1 + length;
+        let length = text[equals + 1..].iter().take_while(|octet| **octet != b'\n').count();
+        text[equals + 1..equals + 1 + length].fill(b'*');
+        at = equals + 1 + length;
     }
 }
 
@@ -72,10 +72,11 @@ mod tests {
     #[test]
     fn keys_are_hidden_and_addresses_are_not() {
         assert_eq!(redact("key_file = \"0x000102030405060708090a0b0c0d0e0f\"").matches('*').count(), 32);
-        assert_eq!(redact("{ key = \"s3cret!\" }"), "{ key = \"*******\" }");
-        assert_eq!(redact("psk='ü' # x"), "psk='**' # x");
+        assert_eq!(redact("{ key = \"s3cret!\" }\nspi = 1"), "{ key =************\nspi = 1");
+        assert_eq!(redact("psk='ü'"), "psk=****");
         let harmless = "address = \"2001:0db8:2000:0000:0000:0000:0000:0010\"\nmac = \"52:54:00:00:00:10\" # key file";
         assert_eq!(redact(harmless), harmless);
+        assert_eq!(redact("a\u{202e}b"), "a???b");
         assert_eq!(redact("a\u{1b}[31mb\r\n"), "a?[31mb \n");
     }
 

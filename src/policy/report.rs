@@ -36,6 +36,11 @@ impl Source {
         (0..=offset.min(self.shown.len())).rev().find(|offset| self.shown.is_char_boundary(*offset)).unwrap_or(0)
     }
 
+    /// What stands at a span, up to the end of its first line.
+    pub(super) fn excerpt(&self, span: &Range<usize>) -> &str {
+        &self.shown[self.span(span)]
+    }
+
     /// A span cut to the text and to its own first line: a label on a whole table would draw a bar beside the whole screen.
     fn span(&self, span: &Range<usize>) -> Range<usize> {
         let start = self.boundary(span.start);
@@ -189,7 +194,7 @@ impl Report {
     /// Draws the report, for a terminal when `colours`.
     pub fn render(&self, colours: bool) -> String {
         let theme = if colours { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
-        let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(110);
+        let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_wrap_lines(false);
         let mut text = String::new();
         for diagnostic in &self.diagnostics {
             let source = NamedSource::new(&diagnostic.source.name, diagnostic.source.shown.clone());
