@@ -292,6 +292,16 @@ impl Resolver<'_> {
         let algorithm = self.judged(field, &algorithm_key, |name| {
             Encryption::from_name(name).ok_or_else(|| unknown_algorithm("an encryption", name, &known))
         })?;
+        if algorithm.is_counter_mode() {
+            let message = format!(
+                "{} has its key from a file: a start anew may repeat its counters under the same key (RFC 4106 §2)",
+                algorithm.name()
+            );
+            let diagnostic = self.at(field.span(), &algorithm_key, message);
+            self.warn(
+                diagnostic.help("take aes-cbc with hmac-sha256-128, or make new keys on both sides before each start"),
+            );
+        }
         Some((algorithm, self.secret(table, key, Purpose::Encryption(algorithm), words)))
     }
 

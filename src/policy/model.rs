@@ -151,7 +151,7 @@ impl Default for RouterPolicy {
 pub enum Protection {
     /// Not at all; the file says so in words, and [`Policy::warnings`] repeats it.
     None,
-    /// Binding updates and acknowledgements in ESP transport mode (RFC 3776 §5.1).
+    /// Binding updates and acknowledgements in ESP transport mode (RFC 3776 §3.1).
     HomeRegistration {
         /// Reqid of the SA from the home address to the home agent; not 0.
         reqid_to_home_agent: u32,
