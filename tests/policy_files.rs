@@ -236,6 +236,24 @@ fn policies_are_shown_without_keys() {
     snapshots().bind(|| insta::assert_snapshot!("shown-policies", shown.join("\n")));
 }
 
+/// Many guests take no long time, and many mistakes no long message.
+#[test]
+fn a_thousand_guests() {
+    let mut text = "[home_agent]\naddress = \"2001:db8:2000::1\"\nhome_link = \"2001:db8:2000::/64\"\n".to_owned();
+    let guest = read("policies/ha.toml").split_once("\n[[guest]]").unwrap().1.to_owned();
+    for n in 0..1000 {
+        let guest = guest.replace("vm1", &format!("vm{n}")).replace("2000::10", &format!("2000::1:{n:x}"));
+        let guest = guest.replace("00:00:10", &format!("{:02x}:{:02x}:10", n / 256, n % 256));
+        text.push_str(&format!("[[guest]]{}", guest.replace("0x3e8", &(1000 + n).to_string())));
+    }
+    let policy = policy::load_mobile_node("any.toml", &text, &Keys).unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(policy.guests.len(), 1000);
+    let report = policy::load_mobile_node("any.toml", &text.replace("keys/", "keys/missing."), &Keys).unwrap_err();
+    assert_eq!(report.diagnostics().len(), 4000);
+    let shown = report.to_string();
+    assert!(shown.ends_with("  … and 3980 more\n") && shown.lines().count() < 300, "{shown}");
+}
+
 /// A whole policy in `Debug`, and all its warnings, hold no four octets of any of its keys.
 #[test]
 fn no_key_in_debug() {

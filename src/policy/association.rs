@@ -1,5 +1,6 @@
 //! Resolving the `[[guest.security_association]]` of a guest, and its keys.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::ops::Range;
@@ -113,24 +114,35 @@ impl Purpose {
     }
 }
 
-/// A key that the file used already, for finding that it is used again.
-pub(super) struct UsedKey {
-    path: PathBuf,
+/// The keys that the file used already, for finding that one is used again.
+#[derive(Default)]
+pub(super) struct UsedKeys {
+    by_path: HashMap<PathBuf, Use>,
+    /// By the SHA-256 of the key without its salt, which only moves the counters: the keys themselves need not stay here.
+    by_digest: HashMap<Vec<u8>, Use>,
+}
+
+/// A use of a key, and where it stood.
+#[derive(Clone)]
+struct Use {
     purpose: Purpose,
-    /// None when key files are not read.
-    secret: Option<SecretKey>,
     span: Range<usize>,
 }
 
-impl UsedKey {
-    /// The key without its salt: the salt only moves the counters.
-    fn octets(&self) -> Option<&[u8]> {
-        let octets = self.secret.as_ref()?.expose();
-        octets.get(..octets.len().checked_sub(self.purpose.salt_octets())?)
-    }
-
-    fn is_same_as(&self, other: &Self) -> bool {
-        self.path == other.path || self.octets().is_some_and(|octets| other.octets() == Some(octets))
+impl UsedKeys {
+    /// Notes a use; gives the earlier one of the same key, and whether it was by the same path. `secret` is none when key
+    /// files are not read.
+    fn note(&mut self, path: &Path, secret: Option<&SecretKey>, this: Use) -> Option<(Use, bool)> {
+        let octets = secret.map(SecretKey::expose);
+        let octets = octets.and_then(|octets| octets.get(..octets.len().checked_sub(this.purpose.salt_octets())?));
+        let digest = octets.map(|octets| ring::digest::digest(&ring::digest::SHA256, octets).as_ref().to_vec());
+        let by_path = self.by_path.get(path).cloned();
+        let by_digest = digest.as_ref().and_then(|digest| self.by_digest.get(digest).cloned());
+        self.by_path.entry(path.to_owned()).or_insert_with(|| this.clone());
+        if let Some(digest) = digest {
+            self.by_digest.entry(digest).or_insert(this);
+        }
+        by_path.map(|earlier| (earlier, true)).or(by_digest.map(|earlier| (earlier, false)))
     }
 }
 
@@ -352,12 +364,13 @@ impl Resolver<'_> {
                 }
             },
         };
-        let used = UsedKey { path: path.clone(), purpose, secret: secret.clone(), span: field.span() };
-        self.key_serves_once(&used, &key);
-        self.used_keys.push(used);
-        if !self.key_files.iter().any(|file| file.path == path) {
-            let purpose_words = format!("{} of {words}", purpose.name());
-            self.key_files.push(KeyFile { path, purpose: purpose_words, octets: purpose.generated_octets() });
+        let this = Use { purpose, span: field.span() };
+        match self.used_keys.note(&path, secret.as_ref(), this.clone()) {
+            Some((earlier, same_path)) => self.key_is_used_again(&this, &earlier, same_path, &key),
+            None => {
+                let octets = purpose.generated_octets();
+                self.key_files.push(KeyFile { path, purpose: format!("{} of {words}", purpose.name()), octets });
+            }
         }
         secret
     }
@@ -392,9 +405,8 @@ impl Resolver<'_> {
 
     /// A key of a counter mode serves one SA, and no key serves both encryption and integrity. Others may be shared, with a
     /// warning.
-    fn key_serves_once(&mut self, used: &UsedKey, key: &str) {
-        let Some(first) = self.used_keys.iter().find(|earlier| earlier.is_same_as(used)) else { return };
-        let how = if first.path == used.path { "the same key file is" } else { "a key file with the same key is" };
+    fn key_is_used_again(&mut self, used: &Use, first: &Use, same_path: bool, key: &str) {
+        let how = if same_path { "the same key file is" } else { "a key file with the same key is" };
         let first_span = first.span.clone();
         let mixed = matches!(first.purpose, Purpose::Encryption(_)) != matches!(used.purpose, Purpose::Encryption(_));
         let counter_mode = first.purpose.is_counter_mode() || used.purpose.is_counter_mode();

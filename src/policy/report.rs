@@ -16,19 +16,26 @@ pub(super) struct Source {
     pub(super) name: String,
     /// The text without anything that could be a key or could disturb a terminal; the same length in octets as the file.
     shown: String,
+    /// Where each line begins.
+    lines: Vec<usize>,
 }
+
+/// How many diagnostics of a report are drawn; a file of a thousand guests without keys has thousands.
+const DRAWN: usize = 20;
 
 impl Source {
     pub(super) fn new(name: &str, text: &str) -> Self {
-        Self { name: name.to_owned(), shown: redact(text) }
+        let shown = redact(text);
+        let lines = std::iter::once(0).chain(shown.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Self { name: name.to_owned(), shown, lines }
     }
 
     /// Line and column, both from 1, of an octet; the column counts characters.
     fn position(&self, offset: usize) -> (usize, usize) {
         let offset = self.boundary(offset);
-        let before = &self.shown[..offset];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let start = line.checked_sub(1).and_then(|index| self.lines.get(index)).copied().unwrap_or(0);
+        (line, self.shown[start..offset].chars().count() + 1)
     }
 
     /// The last character boundary not behind `offset`.
@@ -110,6 +117,11 @@ impl Diagnostic {
         self.source.position(self.span.start).1
     }
 
+    /// Where it is in the file, in octets from 0.
+    pub(super) fn offset(&self) -> usize {
+        self.span.start
+    }
+
     pub(super) fn into_warning(self) -> Warning {
         Warning {
             file: self.file().to_owned(),
@@ -182,7 +194,7 @@ pub struct Report {
 
 impl Report {
     pub(super) fn new(mut diagnostics: Vec<Diagnostic>) -> Self {
-        diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
+        diagnostics.sort_by_key(Diagnostic::offset);
         Self { diagnostics }
     }
 
@@ -191,12 +203,12 @@ impl Report {
         &self.diagnostics
     }
 
-    /// Draws the report, for a terminal when `colours`.
+    /// Draws the report, for a terminal when `colours`; of very many diagnostics, the first.
     pub fn render(&self, colours: bool) -> String {
         let theme = if colours { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
         let handler = GraphicalReportHandler::new_themed(theme).with_links(false).with_wrap_lines(false);
         let mut text = String::new();
-        for diagnostic in &self.diagnostics {
+        for diagnostic in self.diagnostics.iter().take(DRAWN) {
             let source = NamedSource::new(&diagnostic.source.name, diagnostic.source.shown.clone());
             let drawn = Drawn { diagnostic, source };
             let mut one = String::new();
@@ -204,6 +216,9 @@ impl Report {
                 one = format!("{diagnostic:?}\n");
             }
             text.push_str(&one);
+        }
+        if let Some(more) = self.diagnostics.len().checked_sub(DRAWN).filter(|more| *more > 0) {
+            text.push_str(&format!("  … and {more} more\n"));
         }
         text
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::association::UsedKey;
+use super::association::UsedKeys;
 use super::keys::{KeyFile, KeySource};
 use super::report::{Diagnostic, Report, Source};
 use super::schema::{self, Field};
@@ -26,7 +26,7 @@ pub(super) struct Resolver<'a> {
     /// None: key files are named, not read.
     pub(super) keys: Option<&'a dyn KeySource>,
     pub(super) key_files: Vec<KeyFile>,
-    pub(super) used_keys: Vec<UsedKey>,
+    pub(super) used_keys: UsedKeys,
     pub(super) home_agent_address: Option<Ipv6Addr>,
     pub(super) home_link: Option<Prefix>,
     pub(super) seen: Seen,
@@ -54,7 +54,7 @@ impl<'a> Resolver<'a> {
             source,
             keys,
             key_files: Vec::new(),
-            used_keys: Vec::new(),
+            used_keys: UsedKeys::default(),
             home_agent_address: None,
             home_link: None,
             seen: Seen::default(),
@@ -77,7 +77,7 @@ impl<'a> Resolver<'a> {
         }
         match home_agent {
             Some(home_agent) if self.errors.is_empty() => {
-                self.warnings.sort_by_key(|warning| (warning.line(), warning.column()));
+                self.warnings.sort_by_key(Diagnostic::offset);
                 let warnings = self.warnings.into_iter().map(Diagnostic::into_warning).collect();
                 Ok((Policy { role: self.role, home_agent, uplink, guests, warnings }, self.key_files))
             }
