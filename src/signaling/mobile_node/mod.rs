@@ -1,0 +1,192 @@
+//! The mobile node role of RFC 6275, played by the host for each of its guests.
+//!
+//! One [`MobileNode`] holds a home registration per guest, each independent of the others. What this implementation
+//! decides where the RFC leaves it open:
+//!
+//! * A binding update leaves only after the kernel state that protects it is in force ([`Output::Secure`], `applied`).
+//! * An acknowledgement counts when it answers any transmission outstanding for the same care-of address and lifetime.
+//! * A binding is refreshed at 95 % of its lifetime, earlier for short ones, so that three transmissions fit.
+//! * Status 135 is adopted only until the first acceptance after `attach`, and then from well beyond the home agent's
+//!   number ([`TAKEOVER_DISTANCE`]). Later, a 135 beyond our numbers means that another host has the guest: nothing is
+//!   sent until the next `attach`.
+//! * When the uplink goes, the data path carries nothing; when the care-of address changes directly to another, the
+//!   binding of the old one is carried until the new one is acknowledged (an old uplink that still works keeps working,
+//!   one that does not has nothing to lose).
+
+mod acknowledgement;
+mod exchange;
+mod output;
+mod registration;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use acknowledgement::TAKEOVER_DISTANCE;
+pub use exchange::{INITIAL_BINDACK_TIMEOUT, INITIAL_BINDACK_TIMEOUT_FIRST_REGISTRATION, MAX_BINDACK_TIMEOUT};
+pub use output::{Binding, Counters, DiscardReason, Event, GuestConfig, Outcome, Output, StopReason, View};
+pub use registration::DEREGISTRATION_TRANSMISSIONS;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv6Addr;
+use std::time::Instant;
+
+use crate::signaling::engine::{Generations, Timers};
+use crate::vocabulary::{Generation, GuestId};
+use crate::wire::mobility::Message;
+use registration::{Context, Registration};
+
+/// The signaling engine of the mobile node role.
+#[derive(Debug, Default)]
+pub struct MobileNode {
+    guests: BTreeMap<GuestId, Registration>,
+    by_home_address: BTreeMap<Ipv6Addr, GuestId>,
+    outputs: VecDeque<Output>,
+    generations: Generations,
+    timers: Timers,
+    counters: Counters,
+}
+
+impl MobileNode {
+    /// An engine without guests.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes a guest known, detached. A guest that is known already is left as it is.
+    pub fn add_guest(&mut self, guest: GuestId, config: GuestConfig) {
+        if !self.guests.contains_key(&guest) {
+            self.by_home_address.insert(config.home_address, guest);
+            self.guests.insert(guest, Registration::new(guest, config));
+        }
+    }
+
+    /// The guest is on this host from now on. Without a care-of address registration begins when there is one.
+    pub fn attach(&mut self, guest: GuestId, care_of: impl Into<Option<Ipv6Addr>>, now: Instant) {
+        let care_of = care_of.into();
+        self.with(guest, now, |registration, ctx| registration.attach(care_of, ctx));
+    }
+
+    /// The host's care-of address is another one now; `None`: there is no uplink. The same one again changes nothing.
+    pub fn care_of_changed(&mut self, guest: GuestId, care_of: Option<Ipv6Addr>, now: Instant) {
+        self.with(guest, now, |registration, ctx| registration.care_of_changed(care_of, ctx));
+    }
+
+    /// The guest is not on this host any more. Nothing is sent: the binding is the new host's.
+    pub fn detach(&mut self, guest: GuestId, now: Instant) {
+        self.with(guest, now, |registration, ctx| registration.detach(ctx));
+    }
+
+    /// Deletes the guest's binding at the home agent. Ends with [`Event::Deregistered`], after 15 s at the latest once
+    /// the kernel state is in force.
+    pub fn deregister(&mut self, guest: GuestId, now: Instant) {
+        self.with(guest, now, |registration, ctx| registration.deregister(ctx));
+    }
+
+    /// Every generation up to this one is in force.
+    pub fn applied(&mut self, generation: Generation, now: Instant) {
+        self.generations.apply(generation);
+        let waiting: Vec<GuestId> = self
+            .guests
+            .iter()
+            .filter(|(_, registration)| matches!(registration.state, state::State::Securing { .. }))
+            .map(|(id, _)| *id)
+            .collect();
+        for guest in waiting {
+            self.with(guest, now, |_, _| {});
+        }
+    }
+
+    /// The kernel state of `generation` could not be brought into force.
+    pub fn securing_failed(&mut self, guest: GuestId, generation: Generation, now: Instant) {
+        self.with(guest, now, |registration, ctx| registration.securing_failed(generation, ctx));
+    }
+
+    /// A mobility header from `source` to `home_address` (both after the type 2 routing header and ESP).
+    pub fn handle_message(&mut self, source: Ipv6Addr, home_address: Ipv6Addr, message: &[u8], now: Instant) {
+        let Some(guest) = self.by_home_address.get(&home_address).copied() else {
+            *self.counters.discarded.entry(DiscardReason::UnknownHomeAddress).or_default() += 1;
+            return;
+        };
+        self.with(guest, now, |registration, ctx| {
+            if let Err(reason) = receive(registration, source, message, ctx) {
+                *ctx.counters.discarded.entry(reason).or_default() += 1;
+                registration.event(Event::Discarded(reason), ctx);
+            }
+        });
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for guest in self.timers.due(now) {
+            self.with(guest, now, |_, _| {});
+        }
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout), and what for.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.timers.earliest()
+    }
+
+    /// The next thing to do; `None` when all is done.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// A guest's registration as it is to be shown.
+    pub fn state(&self, guest: GuestId) -> Option<View> {
+        self.guests.get(&guest).map(Registration::view)
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+
+    /// Lets `input` work on a guest, then settles it. A guest that is not known is ignored.
+    fn with(&mut self, guest: GuestId, now: Instant, input: impl FnOnce(&mut Registration, &mut Context<'_>)) {
+        let Some(registration) = self.guests.get_mut(&guest) else { return };
+        let mut ctx = Context {
+            now,
+            outputs: &mut self.outputs,
+            generations: &mut self.generations,
+            counters: &mut self.counters,
+        };
+        input(registration, &mut ctx);
+        registration.settle(&mut ctx);
+        self.timers.set(guest, registration.deadline());
+    }
+}
+
+fn receive(
+    registration: &mut Registration,
+    source: Ipv6Addr,
+    message: &[u8],
+    ctx: &mut Context<'_>,
+) -> Result<(), DiscardReason> {
+    if source != registration.config.home_agent {
+        return Err(DiscardReason::NotFromHomeAgent);
+    }
+    match Message::parse(message).map_err(|_| DiscardReason::Malformed)? {
+        Message::BindingAcknowledgement(acknowledgement) => registration.acknowledged(&acknowledgement, ctx),
+        Message::BindingRefreshRequest => {
+            if !registration.hint(ctx.now) {
+                return Err(DiscardReason::UnneededHint);
+            }
+            registration.event(Event::RefreshRequested, ctx);
+            Ok(())
+        }
+        Message::BindingError(error) => {
+            let about_us = error.home_address == registration.config.home_address;
+            if !about_us && !error.home_address.is_unspecified() {
+                return Err(DiscardReason::OtherHomeAddress);
+            }
+            if error.status == 1 && !registration.hint(ctx.now) {
+                return Err(DiscardReason::UnneededHint);
+            }
+            registration.event(Event::BindingError { status: error.status }, ctx);
+            Ok(())
+        }
+        Message::BindingUpdate(_) | Message::ReturnRoutability { .. } => Err(DiscardReason::UnexpectedMessage),
+        Message::Unknown { .. } => Err(DiscardReason::UnknownType),
+    }
+}
