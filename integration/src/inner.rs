@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::demo;
 use crate::failure::{Failure, Outcome};
+use crate::init;
 use crate::job::{Job, LINE, Report, ScenarioResult, Task, Verdict};
 use crate::scenario::{Lab, Peer, Scenario};
 use crate::scenarios;
@@ -70,6 +71,9 @@ fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
     }
     let attempt = || -> Outcome {
         let directory = job.directory.join(scenario.name);
+        if scenario.peer == Peer::Umip {
+            init::load(&["ip6_tunnel", "xfrm6_tunnel"])?;
+        }
         let mut lab = Lab::new(&directory, &job.kagemusha, job.mip6d.as_deref())?;
         let result = (scenario.run)(&lab);
         let finished = lab.finish();

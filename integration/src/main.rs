@@ -34,6 +34,7 @@ mod scenarios;
 #[allow(unsafe_code)]
 mod sys;
 mod topology;
+mod umip;
 mod uml;
 
 /// The lab of Kagemusha: the cast of the original experiment in network namespaces, on real kernels.

@@ -36,6 +36,18 @@ mod spoofed_source_dropped;
 mod the_lab_itself;
 #[path = "../scenarios/two-guests-one-host/scenario.rs"]
 mod two_guests_one_host;
+#[path = "../scenarios/umip-home-agent/scenario.rs"]
+mod umip_home_agent;
+#[path = "../scenarios/umip-home-agent-134/scenario.rs"]
+mod umip_home_agent_134;
+#[path = "../scenarios/umip-home-agent-135/scenario.rs"]
+mod umip_home_agent_135;
+#[path = "../scenarios/umip-mobile-node/scenario.rs"]
+mod umip_mobile_node;
+#[path = "../scenarios/umip-mobile-node-134/scenario.rs"]
+mod umip_mobile_node_134;
+#[path = "../scenarios/umip-mobile-node-135/scenario.rs"]
+mod umip_mobile_node_135;
 #[path = "../scenarios/wrong-key-silent/scenario.rs"]
 mod wrong_key_silent;
 
@@ -59,6 +71,12 @@ pub(crate) const ALL: &[&Scenario] = &[
     &wrong_key_silent::SCENARIO,
     &home_agent_restart::SCENARIO,
     &random_packets::SCENARIO,
+    &umip_home_agent::SCENARIO,
+    &umip_home_agent_135::SCENARIO,
+    &umip_home_agent_134::SCENARIO,
+    &umip_mobile_node::SCENARIO,
+    &umip_mobile_node_135::SCENARIO,
+    &umip_mobile_node_134::SCENARIO,
 ];
 
 /// Those whose name contains `filter`.

@@ -103,10 +103,16 @@ impl Topology {
             let node = Node::new(name)?;
             for scope in ["all", "default"] {
                 node.sysctl(&format!("conf/{scope}/accept_dad"), "0")?;
+            }
+            if name.starts_with("guest") {
                 // A guest that came up before its host's daemon asks again soon.
-                node.sysctl(&format!("conf/{scope}/router_solicitations"), "30")?;
-                node.sysctl(&format!("conf/{scope}/router_solicitation_interval"), "1")?;
-                node.sysctl(&format!("conf/{scope}/router_solicitation_max_interval"), "1")?;
+                for key in ["router_solicitations", "router_solicitation_interval", "router_solicitation_max_interval"]
+                {
+                    node.sysctl(
+                        &format!("conf/default/{key}"),
+                        if key.ends_with("solicitations") { "30" } else { "1" },
+                    )?;
+                }
             }
             Ok(node)
         };
@@ -220,6 +226,12 @@ impl Topology {
     /// Pulls the cable of `interface` out of its link, without the node noticing.
     pub(crate) fn unplug(&self, node: &Node, interface: &str) -> Outcome {
         self.wires.ip(&format!("link set {} nomaster", port(node, interface)))
+    }
+
+    /// Plugs the cable of `interface` into another link; the node sees its carrier go and come back.
+    pub(crate) fn replug(&self, node: &Node, interface: &str, link: Link) -> Outcome {
+        let port = port(node, interface);
+        self.wires.ip(&format!("link set {port} down\nlink set {port} master {link}\nlink set {port} up"))
     }
 
     /// Moves `host` to the second foreign link and its address 2001:db8:4000::3.
