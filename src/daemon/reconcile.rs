@@ -108,7 +108,8 @@ impl Reconciler {
         Ok(report)
     }
 
-    async fn step(&mut self, step: &Step) -> Result<(), Error> {
+    /// Takes one step; `kagemusha check` tries them one by one.
+    pub(super) async fn step(&mut self, step: &Step) -> Result<(), Error> {
         let failed = |reason: String, hint| Error::Step { step: step.to_string(), reason, hint };
         let result = match step {
             Step::AddPolicy(policy) => self.xfrm.add_policy(policy),

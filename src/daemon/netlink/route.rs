@@ -186,6 +186,15 @@ impl Client {
         limited(self.handle.link().set(message.build()).execute()).await
     }
 
+    /// Sets a link up.
+    ///
+    /// # Errors
+    /// It is not there, or the kernel refuses.
+    pub async fn set_up(&self, name: &str) -> Result<(), Error> {
+        let index = self.link(name).await?.index;
+        limited(self.handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute()).await
+    }
+
     /// Removes a link; none there is fine.
     ///
     /// # Errors
