@@ -196,6 +196,10 @@ fn write_icmpv6(out: &mut String, octets: &[u8]) -> fmt::Result {
         Ok(icmpv6::Message::ParameterProblem { code, pointer, .. }) => {
             write!(out, "parameter problem, code {code}, octet {pointer}, length {length}")
         }
+        Ok(icmpv6::Message::Other { message_type: icmpv6_type::MULTICAST_LISTENER_REPORT_V2, body, .. }) => {
+            let records = body.get(2..4).and_then(|octets| octets.first_chunk()).copied().map_or(0, u16::from_be_bytes);
+            write!(out, "multicast listener report v2, {records} group record(s), length {length}")
+        }
         Ok(icmpv6::Message::Other { message_type, .. }) => match other_name(message_type) {
             Some(name) => write!(out, "{name}, length {length}"),
             None => write!(out, "type-#{message_type}, length {length}"),
@@ -229,7 +233,6 @@ fn other_name(message_type: u8) -> Option<&'static str> {
         icmpv6_type::MULTICAST_LISTENER_QUERY => "multicast listener query",
         icmpv6_type::MULTICAST_LISTENER_REPORT => "multicast listener report",
         icmpv6_type::MULTICAST_LISTENER_DONE => "multicast listener done",
-        icmpv6_type::MULTICAST_LISTENER_REPORT_V2 => "multicast listener report v2",
         icmpv6_type::HOME_AGENT_ADDRESS_DISCOVERY_REQUEST => "home agent address discovery request",
         icmpv6_type::HOME_AGENT_ADDRESS_DISCOVERY_REPLY => "home agent address discovery reply",
         icmpv6_type::MOBILE_PREFIX_SOLICITATION => "mobile prefix solicitation",
