@@ -1,5 +1,5 @@
-//! argv and exit codes.
+//! argv and exit codes; everything else is in the library.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    kagemusha::cli::main()
 }

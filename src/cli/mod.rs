@@ -1,3 +1,95 @@
-//! Command line.
+//! The command line: parses arguments, loads files, and turns results into exit codes.
+//!
+//! Exit codes: 0 success, 1 failure while running, 2 the command line or a file is wrong and nothing was changed.
 
 pub mod policy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::daemon::{self, config::Config};
+
+/// Exit code for a wrong command line or file; nothing was changed.
+pub const EXIT_BAD_INPUT: u8 = 2;
+
+/// Mobile IPv6 on the host, for virtual machines that move.
+///
+/// Without a subcommand it runs the mobile-node daemon: it registers the guests of the policy file with their home agent under
+/// IPsec, carries their packets in an IPv6-in-IPv6 tunnel, and shows them their home network.
+#[derive(Debug, Parser)]
+#[command(version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(flatten)]
+    run: RunArguments,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct RunArguments {
+    /// The policy file: home agent, guests, protection, security associations
+    #[arg(long, value_name = "FILE")]
+    ipsec: Option<PathBuf>,
+    /// Settings of the daemon itself; everything has a default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the home-agent role: accept registrations and tunnel for the guests that are away
+    HomeAgent(RunArguments),
+    /// Tell, without changing anything, whether this machine can run Kagemusha
+    Check {
+        /// Also check this policy file and that its algorithms are there
+        #[arg(long, value_name = "FILE")]
+        ipsec: Option<PathBuf>,
+    },
+    /// Work with policy files
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // `--help` and `--version` come this way as well, with exit code 0.
+            let code = if error.use_stderr() { EXIT_BAD_INPUT } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match arguments.command {
+        None => run(arguments.run, daemon::Role::MobileNode),
+        Some(Command::HomeAgent(run_arguments)) => run(run_arguments, daemon::Role::HomeAgent),
+        Some(Command::Check { ipsec }) => daemon::check::run(ipsec.as_deref()),
+        Some(Command::Policy(command)) => command.run(),
+    }
+}
+
+fn run(arguments: RunArguments, role: daemon::Role) -> ExitCode {
+    let Some(ipsec) = arguments.ipsec else {
+        eprintln!(
+            "error: --ipsec FILE is missing: the policy file names the home agent and the guests (see policies/)"
+        );
+        return ExitCode::from(EXIT_BAD_INPUT);
+    };
+    let config = match arguments.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load) {
+        Ok(config) => config,
+        Err(error) => return bad_input(&error.to_string()),
+    };
+    let policy = match daemon::keys::load_policy(role, &ipsec) {
+        Ok(policy) => policy,
+        Err(error) => return policy::tell_policy_error(&error),
+    };
+    daemon::start(role, policy, &config)
+}
+
+fn bad_input(message: &str) -> ExitCode {
+    eprintln!("error: {message}");
+    ExitCode::from(EXIT_BAD_INPUT)
+}

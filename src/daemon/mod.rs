@@ -1,6 +1,142 @@
 //! The shell: the only layer with tokio, sockets, netlink, files, clocks and randomness.
 
 pub mod check;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod home_agent;
 pub mod keys;
+pub mod mobile_node;
+pub mod mobility_socket;
 pub mod netlink;
+pub mod packet_path;
+pub mod packet_socket;
+pub mod ports;
+pub mod raw_socket;
 pub mod reconcile;
+pub mod report;
+pub mod shared;
+pub mod signals;
+pub mod store;
+pub mod sys;
+pub mod tap;
+pub mod tunnel_socket;
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::kernel_state::{self, Configuration};
+use crate::policy::Policy;
+use config::{Config, LogFormat};
+
+pub use crate::policy::Role;
+
+/// Why a role cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel's IPsec or routing state.
+    #[error(transparent)]
+    Kernel(#[from] reconcile::Error),
+    /// A port of the policy.
+    #[error(transparent)]
+    Port(#[from] ports::Error),
+    /// The durable store.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A socket, device, thread or handler.
+    #[error("cannot open {what}: {source}{}", hint(source))]
+    Socket {
+        /// What was to be opened.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A home agent that does not forward.
+    #[error("this machine does not forward IPv6: a home agent must (sysctl -w net.ipv6.conf.all.forwarding=1)")]
+    NotForwarding,
+}
+
+impl Error {
+    fn socket(what: &'static str, source: io::Error) -> Self {
+        Self::Socket { what, source }
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run as root or with CAP_NET_ADMIN and CAP_NET_RAW",
+        _ => "; `kagemusha check` tells what this machine lacks",
+    }
+}
+
+/// Runs a role until a signal ends it; returns the exit code of the process.
+pub fn start(role: Role, policy: Policy, config: &Config) -> ExitCode {
+    if let Err(error) = start_log(config) {
+        eprintln!("error: the setting `log` is not a filter: {error}");
+        return ExitCode::from(crate::cli::EXIT_BAD_INPUT);
+    }
+    if let Err(error) = sys::forbid_core_dumps() {
+        tracing::warn!(%error, "core dumps of this process stay possible; it holds keys");
+    }
+    for warning in &policy.warnings {
+        tracing::warn!("{warning}");
+    }
+    match run(role, policy, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(role: Role, policy: Policy, config: &Config) -> Result<(), Error> {
+    // One thread: the packet path has its own, and nothing here waits long.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::socket("an event loop", source))?;
+    match role {
+        Role::MobileNode => {
+            let store = store::Store::open(&config.state_directory)?;
+            runtime.block_on(mobile_node::run(policy, store))
+        }
+        Role::HomeAgent => runtime.block_on(home_agent::run(policy)),
+    }
+}
+
+fn start_log(config: &Config) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let filter = match std::env::var("KAGEMUSHA_LOG") {
+        Ok(filter) => EnvFilter::try_new(filter)?,
+        Err(_) => EnvFilter::try_new(&config.log)?,
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match config.log_format {
+        LogFormat::Text => builder.with_target(false).with_ansi(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    }
+}
+
+/// What of the policy concerns the kernel.
+fn configuration(policy: &Policy) -> Configuration {
+    let guests = policy
+        .guests
+        .iter()
+        .map(|guest| kernel_state::Guest { home_address: guest.home_address, protection: guest.protection.clone() });
+    Configuration { role: policy.role, home_agent: policy.home_agent.address, guests: guests.collect() }
+}
+
+/// Whether the kernel's own IPv6-in-IPv6 receiver is loaded, see [`kernel_state::Site::tunnel6_loaded`].
+fn tunnel6_loaded() -> bool {
+    Path::new("/sys/module/tunnel6").exists()
+}
+
+fn require_forwarding() -> Result<(), Error> {
+    match std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding") {
+        Ok(value) if value.trim() == "0" => Err(Error::NotForwarding),
+        _ => Ok(()),
+    }
+}

@@ -62,6 +62,8 @@ reasons! {
     GuestAsRouter = "guest-as-router",
     /// Reverse ARP: it only announces a guest.
     Rarp = "rarp",
+    /// The event loop is behind; what matters is asked again.
+    QueueFull = "queue-full",
 }
 
 impl Reason {

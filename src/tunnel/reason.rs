@@ -75,6 +75,8 @@ reasons! {
     CongestionNotEct = "congestion-not-ect",
     /// A packet of the home agent beside the tunnel without the type 2 routing header of this binding.
     NoType2RoutingHeader = "no-type2-routing-header",
+    /// The kernel refused to send or deliver it: no route, no room in a queue, a link that is down.
+    SendFailed = "send-failed",
 }
 
 impl Reason {

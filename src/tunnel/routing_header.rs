@@ -12,6 +12,22 @@ use crate::wire::numbers::{protocol, routing_type};
 /// Offset of the next header field in an IPv6 header.
 const NEXT_HEADER: usize = 6;
 
+/// Does to a packet taken off the wire what its destination does with a type 2 routing header (RFC 6275 §6.4): swaps the header's address
+/// and the destination, and leaves no segment. False, and nothing done, for a packet whose first extension header is no such
+/// header with one segment left, and for ESP and mobility headers behind it: those are the kernel's.
+pub fn consume_type2_routing_header(packet: &mut [u8]) -> bool {
+    const HEADER: usize = ipv6::HEADER_LENGTH;
+    let Some(octets) = packet.get_mut(..HEADER + MOBILE_HEADER_LENGTH) else { return false };
+    let (header, routing) = octets.split_at_mut(HEADER);
+    let kernels = [protocol::ESP, protocol::MOBILITY].contains(&routing[0]);
+    if header[NEXT_HEADER] != protocol::ROUTING || routing[1..4] != [2, routing_type::TYPE_2, 1] || kernels {
+        return false;
+    }
+    header[24..HEADER].swap_with_slice(&mut routing[8..]);
+    routing[3] = 0;
+    true
+}
+
 /// Takes the type 2 routing header out of a packet that the home agent sent of its own to the guest.
 ///
 /// A home agent may send its own data to a mobile node as a correspondent does, `IPv6(HA→CoA) | RH2(HoA) | …`, not in the tunnel (RFC
@@ -126,6 +142,30 @@ mod tests {
             assert_eq!(deliver.packet, plain);
             assert_eq!((deliver.to.guest, deliver.offload), (GuestId(0x10), None));
         }
+    }
+
+    #[test]
+    fn what_was_on_the_wire_becomes_what_the_kernel_would_make_of_it() {
+        let (plain, swapped) = pair("2001:db8:2000::1", &[], "2001:db8:3000::3", 0, &[]);
+        let mut wire = swapped.clone();
+        wire[24..40].copy_from_slice(&swapped[48..64]);
+        wire[48..64].copy_from_slice(&swapped[24..40]);
+        wire[43] = 1;
+        let on_the_wire = wire.clone();
+        assert!(consume_type2_routing_header(&mut wire));
+        assert_eq!(wire, swapped);
+        let table = table();
+        let Egress::Deliver(deliver) = strip_type2_routing_header(&table, &mut wire) else { panic!("dropped") };
+        assert_eq!(deliver.packet, plain);
+        // Nothing is done to a consumed header, another routing type, or what the kernel itself takes.
+        for (at, value) in [(43, 0), (42, 4), (41, 4), (6, 60), (40, protocol::ESP), (40, protocol::MOBILITY)] {
+            let mut other = on_the_wire.clone();
+            other[at] = value;
+            let before = other.clone();
+            assert!(!consume_type2_routing_header(&mut other), "octet {at} = {value}");
+            assert_eq!(other, before);
+        }
+        assert!(!consume_type2_routing_header(&mut on_the_wire[..63].to_vec()));
     }
 
     #[test]

@@ -105,6 +105,11 @@ impl Client {
         Ok(Self { handle, connection: tokio::spawn(connection) })
     }
 
+    /// The connection, for links that belong to packet paths and not to the reconciled state.
+    pub fn handle(&self) -> &rtnetlink::Handle {
+        &self.handle
+    }
+
     /// Adds what is observed of links, addresses, routes and rules to `state`.
     ///
     /// # Errors

@@ -1,0 +1,245 @@
+//! The ports of the pseudo home network on this host: for every bridge or tap that the policy names, a TAP of ours on the same link.
+//!
+//! `port = { bridge = "br-home" }` puts the TAP on that bridge. `port = { tap = "vnet0" }` joins the two in a private bridge, so that
+//! there is one packet path, and the kernel segments and completes checksums before a frame is read.
+
+use std::io;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::{Handle, LinkBridge, LinkUnspec};
+
+use super::tap::{self, Device};
+use crate::policy::{Policy, Port};
+use crate::vocabulary::{GuestId, MacAddress};
+
+/// Prefix of the names of our TAPs.
+const TAP_PREFIX: &str = "kgtap";
+/// Prefix of the names of our private bridges.
+const BRIDGE_PREFIX: &str = "kgbr";
+
+/// Why a port cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The interface of the policy is not there.
+    #[error("the interface {0} of the policy's port is not there: make it, or name another port")]
+    Missing(String),
+    /// `port = { bridge }` names something else.
+    #[error("{0} is not a bridge: write port = {{ tap = {0:?} }} for the host's end of a guest's own link")]
+    NotABridge(String),
+    /// `port = { tap }` names an interface that belongs to a bridge already.
+    #[error(
+        "{tap} already belongs to another bridge (interface index {controller}): write port = {{ bridge = … }} with that bridge"
+    )]
+    Taken {
+        /// The tap.
+        tap: String,
+        /// Index of the bridge.
+        controller: u32,
+    },
+    /// A TAP could not be made.
+    #[error("cannot make the TAP {name}: {source}; /dev/net/tun and CAP_NET_ADMIN are needed")]
+    Tap {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused a change of links.
+    #[error("cannot {action} {name}: {source}")]
+    Link {
+        /// What was tried.
+        action: &'static str,
+        /// On which interface.
+        name: String,
+        /// Why.
+        source: rtnetlink::Error,
+    },
+}
+
+/// A port in use.
+#[derive(Debug)]
+pub struct OpenPort {
+    /// What the policy says.
+    pub port: Port,
+    /// Our TAP on the link.
+    pub device: Arc<Device>,
+    /// MTU of the link, in octets.
+    pub mtu: u32,
+    /// The guests of the policy on this port.
+    pub guests: Vec<GuestId>,
+    private_bridge: Option<String>,
+}
+
+struct Link {
+    index: u32,
+    mtu: u32,
+    controller: Option<u32>,
+    is_bridge: bool,
+}
+
+/// Opens a port for each distinct `port` of the policy.
+///
+/// # Errors
+/// When a port's interface is missing or unfit, or the kernel refuses; what was made so far is taken down again.
+pub async fn open(handle: &Handle, policy: &Policy) -> Result<Vec<OpenPort>, Error> {
+    let mut ports: Vec<OpenPort> = Vec::new();
+    for (index, guest) in policy.guests.iter().enumerate() {
+        let (id, Some(attachment)) = (GuestId(index), &guest.attachment) else { continue };
+        if let Some(open) = ports.iter_mut().find(|open| open.port == attachment.port) {
+            open.guests.push(id);
+            continue;
+        }
+        match open_one(handle, &attachment.port, ports.len()).await {
+            Ok(mut open) => {
+                open.guests.push(id);
+                ports.push(open);
+            }
+            Err(error) => {
+                close(handle, ports).await;
+                return Err(error);
+            }
+        }
+    }
+    Ok(ports)
+}
+
+/// Takes the ports down again: private bridges are removed, TAPs vanish with their descriptors.
+pub async fn close(handle: &Handle, ports: Vec<OpenPort>) {
+    for port in ports {
+        if let Some(bridge) = &port.private_bridge
+            && let Err(error) = remove_link(handle, bridge).await
+        {
+            tracing::warn!(%error, "a private bridge stays behind");
+        }
+    }
+}
+
+async fn open_one(handle: &Handle, port: &Port, number: usize) -> Result<OpenPort, Error> {
+    let theirs = find(handle, port.interface()).await?.ok_or_else(|| Error::Missing(port.interface().to_owned()))?;
+    let (bridge, private_bridge) = match port {
+        Port::Bridge(name) if !theirs.is_bridge => return Err(Error::NotABridge(name.clone())),
+        Port::Bridge(_) => (theirs.index, None),
+        Port::Tap(name) => {
+            let bridge = private_bridge(handle, name, &theirs, number).await?;
+            (bridge, Some(format!("{BRIDGE_PREFIX}{number}")))
+        }
+    };
+    let name = format!("{TAP_PREFIX}{number}");
+    let device = Device::tap(&name).map_err(|source| Error::Tap { name: name.clone(), source })?;
+    tap::disable_ipv6(&name).map_err(|source| Error::Tap { name: name.clone(), source })?;
+    set(handle, "plug in", &name, LinkUnspec::new_with_name(&name).mtu(theirs.mtu).controller(bridge).up().build())
+        .await?;
+    Ok(OpenPort { port: port.clone(), device: Arc::new(device), mtu: theirs.mtu, guests: Vec::new(), private_bridge })
+}
+
+/// Joins `tap` to a new private bridge and returns the bridge's index. One that an earlier run left behind is made anew.
+async fn private_bridge(handle: &Handle, tap: &str, theirs: &Link, number: usize) -> Result<u32, Error> {
+    let name = format!("{BRIDGE_PREFIX}{number}");
+    if let Some(controller) = theirs.controller {
+        if !is_private_bridge(handle, controller).await {
+            return Err(Error::Taken { tap: tap.to_owned(), controller });
+        }
+        tracing::info!(tap, "taken over from an earlier run");
+    }
+    if find(handle, &name).await?.is_some() {
+        remove_link(handle, &name).await?;
+    }
+    let message = LinkBridge::new(&name).forward_delay(0).mcast_snooping(false).mtu(theirs.mtu).build();
+    handle.link().add(message).execute().await.map_err(|source| Error::Link {
+        action: "make the bridge",
+        name: name.clone(),
+        source,
+    })?;
+    tap::disable_ipv6(&name).map_err(|source| Error::Tap { name: name.clone(), source })?;
+    let index = find(handle, &name).await?.ok_or_else(|| Error::Missing(name.clone()))?.index;
+    set(handle, "bring up", &name, LinkUnspec::new_with_index(index).up().build()).await?;
+    set(handle, "plug in", tap, LinkUnspec::new_with_index(theirs.index).controller(index).up().build()).await?;
+    Ok(index)
+}
+
+async fn is_private_bridge(handle: &Handle, index: u32) -> bool {
+    let mut links = handle.link().get().match_index(index).execute();
+    let Ok(Some(message)) = links.try_next().await else { return false };
+    message
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, LinkAttribute::IfName(name) if name.starts_with(BRIDGE_PREFIX)))
+}
+
+async fn set(handle: &Handle, action: &'static str, name: &str, message: LinkMessage) -> Result<(), Error> {
+    let failed = |source| Error::Link { action, name: name.to_owned(), source };
+    handle.link().set(message).execute().await.map_err(failed)
+}
+
+async fn remove_link(handle: &Handle, name: &str) -> Result<(), Error> {
+    let Some(link) = find(handle, name).await? else { return Ok(()) };
+    let failed = |source| Error::Link { action: "remove", name: name.to_owned(), source };
+    handle.link().del(link.index).execute().await.map_err(failed)
+}
+
+async fn find(handle: &Handle, name: &str) -> Result<Option<Link>, Error> {
+    let mut links = handle.link().get().match_name(name.to_owned()).execute();
+    match links.try_next().await {
+        Ok(message) => Ok(message.map(|message| read(&message))),
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => Ok(None),
+        Err(source) => Err(Error::Link { action: "look up", name: name.to_owned(), source }),
+    }
+}
+
+fn read(message: &LinkMessage) -> Link {
+    let mut link = Link { index: message.header.index, mtu: 1500, controller: None, is_bridge: false };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(index) => link.controller = Some(*index),
+            LinkAttribute::LinkInfo(infos) => {
+                link.is_bridge = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+/// An interface that the daemon speaks Ethernet on.
+#[derive(Debug, Clone, Copy)]
+pub struct EthernetLink {
+    /// Interface index.
+    pub index: u32,
+    /// Link-layer address.
+    pub mac: MacAddress,
+    /// MTU in octets.
+    pub mtu: u32,
+}
+
+/// Looks an Ethernet interface up by name.
+///
+/// # Errors
+/// When it is missing, has no 48-bit address, or the kernel refuses.
+pub async fn ethernet_link(handle: &Handle, name: &str) -> Result<EthernetLink, Error> {
+    let mut links = handle.link().get().match_name(name.to_owned()).execute();
+    let message = match links.try_next().await {
+        Ok(Some(message)) => message,
+        Ok(None) => return Err(Error::Missing(name.to_owned())),
+        Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::ENODEV => {
+            return Err(Error::Missing(name.to_owned()));
+        }
+        Err(source) => return Err(Error::Link { action: "look up", name: name.to_owned(), source }),
+    };
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(octets) => <[u8; 6]>::try_from(octets.as_slice()).ok(),
+        _ => None,
+    });
+    let mac = MacAddress(mac.ok_or_else(|| Error::Missing(format!("{name} (with a MAC address)")))?);
+    Ok(EthernetLink { index: message.header.index, mac, mtu: read(&message).mtu })
+}
+
+/// Brings an interface up with an MTU.
+///
+/// # Errors
+/// When the kernel refuses.
+pub async fn bring_up(handle: &Handle, name: &str, mtu: u32) -> Result<(), Error> {
+    set(handle, "bring up", name, LinkUnspec::new_with_name(name).mtu(mtu).up().build()).await
+}

@@ -1,0 +1,93 @@
+//! TAP and TUN devices, and what a port of the pseudo home network is made of.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+use super::sys;
+
+/// Octets of the virtio-net header in front of each frame or packet (`linux/virtio_net.h`, legacy layout).
+pub const VNET_HEADER_LENGTH: usize = 10;
+
+/// An open TUN or TAP device; the interface lives as long as this value.
+#[derive(Debug)]
+pub struct Device {
+    file: File,
+    name: String,
+}
+
+impl Device {
+    /// Every frame or packet has a virtio-net header in front. No offloads are announced, so the kernel segments and completes checksums
+    /// before one is read; those written may leave both to the kernel.
+    fn open(name: &str, kind: libc::c_int) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+        sys::set_tun_interface(file.as_fd(), name, kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR)?;
+        sys::set_tun_header_length(file.as_fd(), VNET_HEADER_LENGTH as libc::c_int)?;
+        Ok(Self { file, name: name.to_owned() })
+    }
+
+    /// Makes a TAP: Ethernet frames.
+    ///
+    /// # Errors
+    /// The error of the system calls; `EBUSY` when the interface exists already.
+    pub fn tap(name: &str) -> io::Result<Self> {
+        Self::open(name, libc::IFF_TAP)
+    }
+
+    /// Makes a TUN: bare IPv6 packets.
+    ///
+    /// # Errors
+    /// The error of the system calls; `EBUSY` when the interface exists already.
+    pub fn tun(name: &str) -> io::Result<Self> {
+        Self::open(name, libc::IFF_TUN)
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads one frame or packet, behind its virtio-net header.
+    ///
+    /// # Errors
+    /// The error of `read(2)`.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    /// Writes one frame or packet gathered from parts: virtio-net header, Ethernet header for a TAP, packet.
+    ///
+    /// # Errors
+    /// The error of `writev(2)`.
+    pub fn write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        (&self.file).write_vectored(parts).map(|_| ())
+    }
+}
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Keeps the host's own IPv6 off an interface: it must neither answer nor speak on the guest's link.
+///
+/// # Errors
+/// The error of writing the sysctl.
+pub fn disable_ipv6(interface: &str) -> io::Result<()> {
+    write_sysctl(interface, "disable_ipv6")
+}
+
+/// Keeps the kernel from giving an interface a link-local address of its own (`addr_gen_mode` 1, none).
+///
+/// # Errors
+/// The error of writing the sysctl.
+pub fn no_link_local(interface: &str) -> io::Result<()> {
+    write_sysctl(interface, "addr_gen_mode")
+}
+
+fn write_sysctl(interface: &str, name: &str) -> io::Result<()> {
+    let path: PathBuf = ["/proc/sys/net/ipv6/conf", interface, name].iter().collect();
+    std::fs::write(path, "1")
+}

@@ -1,0 +1,94 @@
+//! Raw `IPPROTO_IPV6` sockets: the wire end of the tunnel. The kernel writes and takes off the outer header.
+
+use std::io;
+use std::net::Ipv6Addr;
+
+use super::control::{self, ControlBuilder};
+use super::raw_socket::{self, RawSocket, ReceiveBuffer};
+use crate::wire::ipv6;
+use crate::wire::numbers::protocol;
+
+/// Hop limit of outer headers; RFC 2473 §6.3 leaves it to the entry point.
+const HOP_LIMIT: libc::c_int = 64;
+/// Octets asked for as receive buffer: about 20 ms at 1 Gb/s.
+const RECEIVE_BUFFER: libc::c_int = 4 << 20;
+
+/// What became of a packet that was to be sent.
+#[derive(Debug)]
+pub enum Sent {
+    /// It left, whole or (when it was no longer than 1280 octets) in fragments.
+    Yes,
+    /// It does not fit the path; the path MTU in octets.
+    TooBig(u32),
+    /// The kernel's queue was full or it refused for another reason.
+    No(io::Error),
+}
+
+/// An inner packet that arrived, with its outer addresses.
+#[derive(Debug)]
+pub struct Arrival<'a> {
+    /// Outer source.
+    pub source: Ipv6Addr,
+    /// Outer destination.
+    pub destination: Ipv6Addr,
+    /// Outer traffic class.
+    pub traffic_class: u8,
+    /// What the outer header carried.
+    pub packet: &'a mut [u8],
+}
+
+/// The two sockets of the tunnel: one that never fragments, and one for packets that no one may refuse.
+#[derive(Debug)]
+pub struct TunnelSocket {
+    whole: RawSocket,
+    fragmenting: RawSocket,
+}
+
+impl TunnelSocket {
+    /// Opens the sockets; needs `CAP_NET_RAW`.
+    ///
+    /// # Errors
+    /// The error of the system calls.
+    pub fn open() -> io::Result<Self> {
+        let whole = RawSocket::open(protocol::IPV6, false)?;
+        whole.set_ipv6_option(libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
+        whole.set_ipv6_option(libc::IPV6_UNICAST_HOPS, HOP_LIMIT)?;
+        whole.set_ipv6_option(libc::IPV6_RECVTCLASS, 1)?;
+        whole.set_receive_buffer(RECEIVE_BUFFER)?;
+        let fragmenting = RawSocket::open(protocol::IPV6, false)?;
+        fragmenting.receive_nothing()?;
+        fragmenting.set_ipv6_option(libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
+        fragmenting.set_ipv6_option(libc::IPV6_UNICAST_HOPS, HOP_LIMIT)?;
+        Ok(Self { whole, fragmenting })
+    }
+
+    /// Sends an inner packet. One of at most 1280 octets is fragmented when the path asks for it, since its sender may not be told to
+    /// make it smaller (RFC 2473 §7.1).
+    pub fn send(&self, source: Ipv6Addr, destination: Ipv6Addr, traffic_class: u8, packet: &[u8]) -> Sent {
+        let control = ControlBuilder::default().source(source).traffic_class(traffic_class);
+        match self.whole.send(destination, packet, &control) {
+            Ok(()) => Sent::Yes,
+            Err(error) if error.raw_os_error() != Some(libc::EMSGSIZE) => Sent::No(error),
+            Err(_) if packet.len() <= ipv6::MINIMUM_MTU => match self.fragmenting.send(destination, packet, &control) {
+                Ok(()) => Sent::Yes,
+                Err(error) => Sent::No(error),
+            },
+            Err(_) => match raw_socket::path_mtu(source, destination) {
+                Ok(mtu) => Sent::TooBig(mtu),
+                Err(error) => Sent::No(error),
+            },
+        }
+    }
+
+    /// Waits for an inner packet.
+    ///
+    /// # Errors
+    /// The error of `recvmsg(2)`.
+    pub fn receive<'a>(&self, buffer: &'a mut ReceiveBuffer) -> io::Result<Arrival<'a>> {
+        let received = self.whole.receive(buffer)?;
+        let (destination, _) = control::packet_info(received.control)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no destination address with the packet"))?;
+        let traffic_class = control::traffic_class(received.control);
+        Ok(Arrival { source: received.source, destination, traffic_class, packet: received.payload })
+    }
+}
