@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-/// From the first unsolicited advertisement to the second, and from that to the third. RFC 4861 §6.2.4 wants the first three at most
-/// 16 s apart and never closer than 3 s. There is one guest to each schedule, so nothing has to be spread by chance.
+/// From the first unsolicited advertisement to the second, and from that to the third. RFC 4861 §6.2.4 wants the
+/// first three at most 16 s apart and never closer than 3 s. There is one guest to each schedule, so nothing has to
+/// be spread by chance.
 const INITIAL: [Duration; 2] = [Duration::from_secs(4), Duration::from_secs(16)];
 
 /// The shortest time between two unsolicited advertisements (`MIN_DELAY_BETWEEN_RAS`, RFC 4861 §10).

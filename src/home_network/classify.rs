@@ -15,8 +15,8 @@ const SERVICE_VLAN: u16 = 0x88a8;
 /// What a frame is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// An IPv6 packet for the tunnel: from an attached guest's MAC and home address to a routable unicast address. The tunnel's
-    /// ingress looks deeper into it.
+    /// An IPv6 packet for the tunnel: from an attached guest's MAC and home address to a routable unicast address.
+    /// The tunnel's ingress looks deeper into it.
     Data {
         /// Whose.
         guest: GuestId,
@@ -29,18 +29,18 @@ pub enum Verdict {
     Drop(Reason),
 }
 
-/// Decides what to do with a frame that a port gave. Every frame of a guest that is not attached goes to the network, which
-/// thereby learns that the guest is here.
+/// Decides what to do with a frame that a port gave. Every frame of a guest that is not attached goes to the network,
+/// which thereby learns that the guest is here.
 pub fn classify(frame: &[u8], guests: &PortGuests) -> Verdict {
     let parsed = match ethernet::Frame::parse(frame) {
         Ok(parsed) => parsed,
         Err(_) => return Verdict::Drop(Reason::Malformed),
     };
     let owners = guests.by_mac(parsed.source);
-    if owners.iter().any(|guest| !guest.attached) {
-        return Verdict::ToNetwork;
-    }
-    examine(&parsed, owners, guests).unwrap_or_else(Verdict::Drop)
+    let verdict = examine(&parsed, owners, guests).unwrap_or_else(Verdict::Drop);
+    let carried =
+        |owner: &PortGuest| owner.attached && matches!(verdict, Verdict::Data { guest, .. } if guest == owner.guest);
+    if owners.iter().all(|owner| owner.attached) || owners.iter().any(carried) { verdict } else { Verdict::ToNetwork }
 }
 
 /// The rules, whether the guest is attached or not.
@@ -84,7 +84,8 @@ pub(super) fn examine(
     Ok(Verdict::Data { guest: owner.guest, packet })
 }
 
-/// Sources other than home addresses, for what stays on the link: the unspecified address, and link-local ones but the router's.
+/// Sources other than home addresses, for what stays on the link: the unspecified address, and link-local ones but
+/// the router's.
 fn may_speak_on_link(source: Ipv6Addr, guests: &PortGuests) -> bool {
     source.is_unspecified() || (source.is_unicast_link_local() && source != guests.router())
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::vocabulary::{GuestId, MacAddress, Prefix};
 
-/// The MAC address of the router and of every other on-link neighbor, the same on every host so that a guest that moves keeps its
-/// neighbor cache.
+/// The MAC address of the router and of every other on-link neighbor, the same on every host so that a guest that
+/// moves keeps its neighbor cache.
 pub const ROUTER_MAC: MacAddress = MacAddress([0x02, 0x4b, 0x47, 0x4d, 0x53, 0x01]);
 
 /// The link-local address of the router, `fe80::1`.
@@ -45,8 +45,8 @@ pub struct GuestConfig {
 }
 
 impl GuestConfig {
-    /// A guest that is told to form its address from the prefix exactly when that gives its home address; any other address it
-    /// formed would not be carried.
+    /// A guest that is told to form its address from the prefix exactly when that gives its home address; any other
+    /// address it formed would not be carried.
     pub fn new(guest: GuestId, home_address: Ipv6Addr, mac: MacAddress) -> Self {
         let identifier = u64::from_be_bytes(mac.interface_identifier());
         let autonomous = home_address.to_bits() as u64 == identifier;
@@ -69,8 +69,8 @@ pub struct Config {
     pub mtu: u32,
     /// Lifetimes told to guests.
     pub lifetimes: Lifetimes,
-    /// From one unsolicited advertisement to the next, after the first ones; at least 3 s (RFC 4861 §6.2.4). Must stay well below the
-    /// router's lifetime.
+    /// From one unsolicited advertisement to the next, after the first ones; at least 3 s (RFC 4861 §6.2.4). Must
+    /// stay well below the router's lifetime.
     pub advertisement_interval: Duration,
     /// The guests.
     pub guests: Vec<GuestConfig>,

@@ -59,12 +59,13 @@ pub(super) fn link_local(mac: MacAddress) -> Ipv6Addr {
 
 /// The advertisement that says that `target` is at the constant MAC address.
 ///
-/// The override flag is set, though RFC 4861 §7.2.8 would have proxies clear it: without it a guest that came with neighbors of its home link
-/// in its cache ignores the new address (RFC 4861 §7.2.5) until unreachability detection has given each of them up. Nobody else here
-/// could answer. A home agent sets it for the same reason (RFC 6275 §10.4.1).
+/// The override flag is set, though RFC 4861 §7.2.8 would have proxies clear it: without it a guest that came with
+/// neighbors of its home link in its cache ignores the new address (RFC 4861 §7.2.5) until unreachability detection
+/// has given each of them up. Nobody else here could answer. A home agent sets it for the same reason
+/// (RFC 6275 §10.4.1).
 ///
-/// The router flag is set for link-local targets and the home agent: each may be a router from which the guest took its default route
-/// at home, and a clear flag would make it remove that route (RFC 4861 §7.2.5).
+/// The router flag is set for link-local targets and the home agent: each may be a router from which the guest took
+/// its default route at home, and a clear flag would make it remove that route (RFC 4861 §7.2.5).
 pub(super) fn neighbor_advertisement(
     config: &Config,
     target: Ipv6Addr,

@@ -1,7 +1,7 @@
 //! The pseudo home network: what a guest sees instead of its home link.
 //!
-//! One [`PseudoHomeNetwork`] stands behind each *port*, a bridge with one or several guests on it. It is the router and every other
-//! host of the home link at one constant MAC address. Frames come in two ways:
+//! One [`PseudoHomeNetwork`] stands behind each *port*, a bridge with one or several guests on it. It is the router
+//! and every other host of the home link at one constant MAC address. Frames come in two ways:
 //!
 //! * [`classify`] looks at each frame the port gives, on the packet path, against an immutable view ([`PortGuests`]): data for the
 //!   tunnel, or a frame for the network, or nothing.

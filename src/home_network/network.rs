@@ -17,7 +17,8 @@ use crate::wire::ndisc::Message;
 use crate::wire::numbers::ether_type;
 use crate::wire::{ethernet, ipv6};
 
-/// A guest that goes on to send while it is not attached is told again after this time, and announcements within it count as one.
+/// A guest that goes on to send while it is not attached is told again after this time, and announcements within it
+/// count as one.
 const SIGHTING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many link-local addresses of one guest are remembered.
@@ -101,18 +102,19 @@ impl PseudoHomeNetwork {
         Arc::clone(&self.counters)
     }
 
-    /// This host carries the guest from now on: its data passes, it is advertised to at once, and what it remembers of the routers of its
-    /// home link is corrected.
+    /// This host carries the guest from now on: its data passes, it is advertised to at once, and what it remembers
+    /// of the routers of its home link is corrected. Called again for a guest that is attached, it tells it all of
+    /// this again.
     pub fn attached(&mut self, guest: GuestId, now: Instant) {
-        for guest in self.guests.iter_mut().filter(|other| other.config.guest == guest && !other.attached) {
+        for guest in self.guests.iter_mut().filter(|other| other.config.guest == guest) {
             guest.attached = true;
             guest.schedule = Schedule::start(now);
         }
         self.refresh_view();
         let (agent, router) = (self.config.home_agent, self.config.router_link_local);
         if let Some(mac) = self.guests.iter().find(|other| other.config.guest == guest).map(|g| g.config.mac) {
-            // The guest may hold the real MAC addresses of its home link, which the bridge here has never heard. Unsolicited, they change
-            // entries that exist and make none (RFC 4861 §7.2.5).
+            // The guest may hold the real MAC addresses of its home link, which the bridge here has never heard.
+            // Unsolicited, they change entries that exist and make none (RFC 4861 §7.2.5).
             for target in [agent, router] {
                 let packet = messages::neighbor_advertisement(&self.config, target, ipv6::ALL_NODES, false);
                 self.send(mac, &packet, |counters| &counters.neighbor_advertisements);
@@ -121,7 +123,8 @@ impl PseudoHomeNetwork {
         self.handle_timeout(now);
     }
 
-    /// The guest has left, or this host carries it no more: its data is dropped, and its next frame is a sighting again.
+    /// The guest has left, or this host carries it no more: its data is dropped, and its next frame is a sighting
+    /// again.
     pub fn detached(&mut self, guest: GuestId) {
         for guest in self.guests.iter_mut().filter(|other| other.config.guest == guest) {
             *guest = Guest::new(guest.config.clone());
@@ -254,8 +257,8 @@ impl PseudoHomeNetwork {
         }
     }
 
-    /// Answers for everyone who is not on this port, whatever the destination MAC address of the frame: a guest probes the MAC address
-    /// it remembers from home.
+    /// Answers for everyone who is not on this port, whatever the destination MAC address of the frame: a guest
+    /// probes the MAC address it remembers from home.
     fn answer_solicitation(&mut self, mac: MacAddress, source: Ipv6Addr, target: Ipv6Addr) -> Result<(), Reason> {
         let own = self.positions(mac).filter_map(|position| self.guests.get(position));
         if own.map(|guest| &guest.config).any(|own| own.home_address == target)
@@ -279,8 +282,8 @@ impl PseudoHomeNetwork {
         self.send(mac, &packet, |counters| &counters.router_advertisements);
     }
 
-    /// To this guest's MAC address even where the packet is for all nodes, so that each guest hears its own advertisement
-    /// (RFC 6085 §3).
+    /// To this guest's MAC address even where the packet is for all nodes, so that each guest hears its own
+    /// advertisement (RFC 6085 §2).
     fn send(&mut self, mac: MacAddress, packet: &[u8], counter: impl Fn(&Counters) -> &AtomicU64) {
         let source = self.config.router_mac;
         let frame = ethernet::Frame { destination: mac, source, ether_type: ether_type::IPV6, payload: packet };

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])+ $variant:ident = $name:literal,)+) => {
-        /// Why a frame came to nothing. Most are what a link is full of; the names of [`Reason::name`] are stable: metrics use them.
+        /// Why a frame came to nothing. Most are what a link is full of; the names of [`Reason::name`] are stable:
+        /// metrics use them.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Reason {
             $($(#[$doc])+ $variant,)+

@@ -488,3 +488,21 @@ proptest! {
         prop_assert!(matches!(classify(&frame, &network.guests()), Verdict::Drop(Reason::ForeignSource | Reason::UnknownMac)));
     }
 }
+
+#[test]
+fn two_home_addresses_of_one_guest_are_carried_each_for_itself() {
+    let guests =
+        vec![GuestConfig::new(GuestId(0), home(0x10), mac(0x10)), GuestConfig::new(GuestId(1), home(0x20), mac(0x10))];
+    let mut network = PseudoHomeNetwork::new(Config::new("2001:db8:2000::/64".parse().unwrap(), home(1), guests));
+    network.attached(GuestId(0), start());
+    drain(&mut network);
+    let view = network.guests();
+    assert!(matches!(classify(&echo(0x10, home(0x10), home(2)), &view), Verdict::Data { guest: GuestId(0), .. }));
+    let second = echo(0x10, home(0x20), home(2));
+    assert_eq!(classify(&second, &view), Verdict::ToNetwork);
+    network.handle_frame(&second, start());
+    assert_eq!(drain(&mut network), [Output::GuestSeen { guest: GuestId(1), how: Sighting::Frame }]);
+    for target in [home(0x10), home(0x20)] {
+        assert_eq!(ask(&mut network, &solicitation(0x10, home(0x10), target)), Err(Reason::OnPortTarget));
+    }
+}

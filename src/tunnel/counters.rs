@@ -6,7 +6,8 @@ use super::egress::Egress;
 use super::ingress::Ingress;
 use super::reason::Reason;
 
-/// Counters of one guest, or of one daemon. Shared between threads; each number is exact, a set of them is not a snapshot.
+/// Counters of one guest, or of one daemon. Shared between threads; each number is exact, a set of them is not a
+/// snapshot.
 #[derive(Debug)]
 pub struct Counters {
     into_packets: AtomicU64,

@@ -11,8 +11,8 @@ pub const CE: u8 = 3;
 
 const MASK: u8 = 3;
 
-/// The traffic class of the outer header in normal mode: ECN (RFC 6040 §4.1) and DSCP (RFC 2473 §6.4) are those of the inner one.
-/// The exit must combine as [`leave`] does; Linux's ip6_tunnel does.
+/// The traffic class of the outer header in normal mode: ECN (RFC 6040 §4.1) and DSCP (RFC 2473 §6.4) are those of
+/// the inner one. The exit must combine as [`leave`] does; Linux's ip6_tunnel does.
 pub fn enter(inner: u8) -> u8 {
     inner
 }

@@ -38,8 +38,8 @@ pub struct Deliver<'a, T = Port> {
     pub to: T,
     /// The inner packet, edited.
     pub packet: &'a [u8],
-    /// What the kernel must still do; goes through [`super::vnet`]. When this is `Some`, a packet without that header must not be
-    /// written.
+    /// What the kernel must still do; goes through [`super::vnet`]. When this is `Some`, a packet without that header
+    /// must not be written.
     pub offload: Option<Offload>,
 }
 
@@ -55,7 +55,8 @@ pub struct Port {
 }
 
 impl Port {
-    /// The Ethernet header of a frame to the guest; `router_mac` is the constant MAC address of the pseudo home network.
+    /// The Ethernet header of a frame to the guest; `router_mac` is the constant MAC address of the pseudo home
+    /// network.
     pub fn ethernet_header(&self, router_mac: MacAddress) -> [u8; ethernet::HEADER_LENGTH] {
         ethernet::Frame { destination: self.mac, source: router_mac, ether_type: ether_type::IPV6, payload: &[] }
             .header()
@@ -64,9 +65,10 @@ impl Port {
 
 /// Decides on the payload of a tunnel packet, from the first octet of the inner header, and edits it.
 ///
-/// The hop limit is left as it is. A router behind the exit would decrement it when it forwards (RFC 2473 §3.3 hands the packet
-/// to the IPv6 layer), but this host stands for the mobile node itself, at which the tunnel ends (RFC 6275 §11.3.2): exit point and
-/// destination are the same node, and that node does not decrement. So a packet with hop limit 1 or 0 is delivered too.
+/// The hop limit is left as it is. A router behind the exit would decrement it when it forwards (RFC 2473 §3.3 hands
+/// the packet to the IPv6 layer), but this host stands for the mobile node itself, at which the tunnel ends
+/// (RFC 6275 §11.3.3): exit point and destination are the same node, and that node does not decrement. So a packet
+/// with hop limit 1 or 0 is delivered too.
 pub fn process<'a>(table: &Table, outer: Outer, packet: &'a mut [u8]) -> Egress<'a> {
     match decide(table, outer, packet) {
         Ok((to, length, offload)) => deliver(to, packet, length, offload),

@@ -1,7 +1,8 @@
 //! The same tunnel from the other end: a home agent between a TUN of its own and the care-of addresses.
 //!
-//! The routes of the home agent's kernel lead to the TUN what is for a bound home address, and the kernel forwards what is written
-//! there. So it is the kernel that decrements hop limits, on both ways, and neither function here does.
+//! The routes of the home agent's kernel lead to the TUN what is for a bound home address, and the kernel forwards
+//! what is written there. So it is the kernel that decrements hop limits, on both ways, and neither function here
+//! does.
 
 use std::net::Ipv6Addr;
 use std::time::Instant;
@@ -37,8 +38,8 @@ pub struct HomeAgentTable {
 }
 
 impl HomeAgentTable {
-    /// A table. `home_agent` is the address at which tunnels end and from which errors are sent, `link_mtu` the MTU of the home link in
-    /// octets, to which merged packets are cut.
+    /// A table. `home_agent` is the address at which tunnels end and from which errors are sent, `link_mtu` the MTU
+    /// of the home link in octets, to which merged packets are cut.
     pub fn new(home_agent: Ipv6Addr, link_mtu: usize, entries: impl IntoIterator<Item = HomeAgentEntry>) -> Self {
         let mut entries: Vec<_> = entries.into_iter().collect();
         entries.sort_by_key(|entry| entry.home_address);
@@ -58,8 +59,8 @@ impl HomeAgentTable {
     }
 }
 
-/// Decides on a packet read from the TUN: through the tunnel to the care-of address (RFC 6275 §10.4.2), or an ICMPv6 error to its
-/// source, to be written to the TUN.
+/// Decides on a packet read from the TUN: through the tunnel to the care-of address (RFC 6275 §10.4.2), or an ICMPv6
+/// error to its source, to be written to the TUN.
 pub fn to_mobile_node<'a>(
     table: &HomeAgentTable,
     packet: &'a mut [u8],
@@ -89,8 +90,8 @@ pub fn to_mobile_node<'a>(
     ingress::forward(entry.guest, &inner, packet, table.home_agent, care_of)
 }
 
-/// Decides on the payload of a tunnel packet from a mobile node (RFC 6275 §10.4.5): outer source the care-of address of the binding
-/// whose home address is the inner source. What is delivered is written to the TUN.
+/// Decides on the payload of a tunnel packet from a mobile node (RFC 6275 §10.4.5): outer source the care-of address
+/// of the binding whose home address is the inner source. What is delivered is written to the TUN.
 pub fn from_mobile_node<'a>(table: &HomeAgentTable, outer: Outer, packet: &'a mut [u8]) -> Egress<'a, GuestId> {
     match decide(table, outer, packet) {
         Ok((guest, length, offload)) => egress::deliver(guest, packet, length, offload),

@@ -47,16 +47,16 @@ pub struct Forward<'a> {
     pub destination: Ipv6Addr,
     /// Outer traffic class: that of the inner packet (RFC 2473 §6.4, RFC 6040 §4.1).
     pub traffic_class: u8,
-    /// Outer flow label: a hash of the inner flow, so that paths of equal cost are shared (RFC 6438 §3). Never 0; where the socket
-    /// cannot set it, 0 is as good to the peer.
+    /// Outer flow label: a hash of the inner flow, so that paths of equal cost are shared (RFC 6438 §3). Never 0;
+    /// where the socket cannot set it, 0 is as good to the peer.
     pub flow_label: u32,
 }
 
 /// Decides on a packet that came from the guest of `entry`, and edits it.
 ///
-/// The caller has checked the frame's source MAC address (the classification of the pseudo home network does). The hop limit is
-/// decremented, as a router does that forwards onto the virtual link (RFC 2473 §3.1, §6.3), so that the tunnel is one hop whatever
-/// its length. `limits` holds back ICMPv6 errors, per guest.
+/// The caller has checked the frame's source MAC address (the classification of the pseudo home network does). The
+/// hop limit is decremented, as a router does that forwards onto the virtual link (RFC 2473 §3.1, §6.3), so that the
+/// tunnel is one hop whatever its length. `limits` holds back ICMPv6 errors, per guest.
 pub fn process<'a>(entry: &Entry, packet: &'a mut [u8], limits: &mut ErrorLimits, now: Instant) -> Ingress<'a> {
     let inner = match check(entry, packet) {
         Ok(inner) => inner,

@@ -46,8 +46,8 @@ impl Inner {
         matches!(self.icmpv6_type(packet), Some(icmpv6_type::ROUTER_SOLICITATION..=icmpv6_type::REDIRECT))
     }
 
-    /// Whether an ICMPv6 error about this packet is allowed (RFC 4443 §2.4(e)): never about an ICMPv6 error or a redirect, nor to a
-    /// source that is not one node. Multicast destinations are not carried anyway.
+    /// Whether an ICMPv6 error about this packet is allowed (RFC 4443 §2.4(e)): never about an ICMPv6 error or a
+    /// redirect, nor to a source that is not one node. Multicast destinations are not carried anyway.
     pub fn may_draw_error(&self, packet: &[u8]) -> bool {
         let error = self.icmpv6_type(packet).is_some_and(|t| t < 128 || t == icmpv6_type::REDIRECT);
         !error && check_source(self.header.source).is_ok()
@@ -93,8 +93,8 @@ pub fn check_from_guest(inner: &Inner, packet: &[u8], home_agent: Ipv6Addr) -> R
     if inner.chain.type_2_routing_header.is_some() {
         return Err(Reason::Type2RoutingHeader);
     }
-    // Of a fragmented packet each fragment tells what its first header is; a chain that goes on behind is whole in the first fragment
-    // (RFC 7112 §5), where it was walked, so without that one the others come to nothing.
+    // Of a fragmented packet each fragment tells what its first header is; a chain that goes on behind is whole in
+    // the first fragment (RFC 7112 §5), where it was walked, so without that one the others come to nothing.
     if inner.chain.upper_layer == protocol::MOBILITY && inner.header.destination == home_agent {
         return Err(Reason::MobilityHeaderToHomeAgent);
     }

@@ -51,8 +51,8 @@ pub struct ErrorLimits {
 }
 
 impl Default for ErrorLimits {
-    /// Ten at once, then one per 10 ms: the example of RFC 4443 §2.4(f) for a small device is an average of 10 per second with bursts of
-    /// 10; path MTU discovery of many connections at once, right after a move, wants more.
+    /// Ten at once, then one per 10 ms: the example of RFC 4443 §2.4(f) for a small device is an average of 10 per
+    /// second with bursts of 10; path MTU discovery of many connections at once, right after a move, wants more.
     fn default() -> Self {
         Self::new(10, Duration::from_millis(10))
     }
@@ -64,8 +64,8 @@ impl ErrorLimits {
         Self { burst, interval, buckets: Vec::new() }
     }
 
-    /// Whether an error about a packet of this guest may be sent at `now`; takes a token if so. Guests are numbered densely from 0, and
-    /// there is a bucket for each number up to the highest that came.
+    /// Whether an error about a packet of this guest may be sent at `now`; takes a token if so. Guests are numbered
+    /// densely from 0, and there is a bucket for each number up to the highest that came.
     pub fn take(&mut self, guest: GuestId, now: Instant) -> bool {
         if self.buckets.len() <= guest.0 {
             self.buckets.resize(guest.0.saturating_add(1), TokenBucket::new(self.burst, self.interval));

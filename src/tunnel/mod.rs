@@ -1,5 +1,5 @@
-//! The tunnel engine: IPv6 in IPv6 (RFC 2473) between a guest and its home agent. Pure transforms; the threads that read and
-//! write are the daemon's.
+//! The tunnel engine: IPv6 in IPv6 (RFC 2473) between a guest and its home agent. Pure transforms; the threads that
+//! read and write are the daemon's.
 //!
 //! | direction | host of the guest (mobile node) | home agent |
 //! |---|---|---|
@@ -7,9 +7,9 @@
 //! | out of the tunnel | [`egress::process`]: payload of a raw socket | [`home_agent::from_mobile_node`]: payload of a raw socket |
 //! | beside the tunnel | [`routing_header::strip_type2_routing_header`]: the home agent's own packets | |
 //!
-//! Each looks its guest up in an immutable table ([`Table`], [`home_agent::HomeAgentTable`]) that the daemon swaps as a whole,
-//! edits the packet in place, and says what to do with it. Nothing is counted here but by [`Counters`], which every result
-//! can be given to.
+//! Each looks its guest up in an immutable table ([`Table`], [`home_agent::HomeAgentTable`]) that the daemon swaps as
+//! a whole, edits the packet in place, and says what to do with it. Nothing is counted here but by [`Counters`],
+//! which every result can be given to.
 
 pub mod counters;
 pub mod ecn;

@@ -1,9 +1,9 @@
 //! What the kernel's receive side leaves undone in packets read from a raw socket.
 //!
-//! Generic receive offload merges TCP segments inside the tunnel before a raw socket sees them: one packet longer than any MTU comes, its
-//! TCP checksum replaced by the sum of the pseudo-header, its segment size lost. Packets that never left this machine (a veth
-//! pair) come with the same partial checksum, of any length. Both are told here and handed to the guest's TAP with `IFF_VNET_HDR`,
-//! where the kernel (or the guest's driver) completes them.
+//! Generic receive offload merges TCP segments inside the tunnel before a raw socket sees them: one packet longer
+//! than any MTU comes, its TCP checksum replaced by the sum of the pseudo-header, its segment size lost. Packets that
+//! never left this machine (a veth pair) come with the same partial checksum, of any length. Both are told here and
+//! handed to the guest's TAP with `IFF_VNET_HDR`, where the kernel (or the guest's driver) completes them.
 
 use super::inspect::Inner;
 use super::reason::Reason;
@@ -30,7 +30,8 @@ pub struct Offload {
 /// How a merged TCP packet is cut again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segments {
-    /// TCP payload per segment in octets. The size before merging is not known; the largest that the tunnel carries is taken.
+    /// TCP payload per segment in octets. The size before merging is not known; the largest that the tunnel carries
+    /// is taken.
     pub size: u16,
     /// IPv6, extension and TCP headers in octets.
     pub header_length: u16,
@@ -38,11 +39,13 @@ pub struct Segments {
     pub congestion_window_reduced: bool,
 }
 
-/// Finds what is left to do for `packet` (exactly `inner.length` octets), in a tunnel of `mtu` and for a link of `link_mtu` octets. The
-/// checksum of a packet too long for the link that came whole is turned into the partial one that segmentation starts from.
+/// Finds what is left to do for `packet` (exactly `inner.length` octets), in a tunnel of `mtu` and for a link of
+/// `link_mtu` octets. The checksum of a packet too long for the link that came whole is turned into the partial one
+/// that segmentation starts from.
 ///
 /// # Errors
-/// [`Reason::TooBigForLink`] when it cannot be cut, [`Reason::BadChecksum`] when it must be cut and its checksum is wrong.
+/// [`Reason::TooBigForLink`] when it cannot be cut, [`Reason::BadChecksum`] when it must be cut and its checksum is
+/// wrong.
 pub fn detect(inner: &Inner, packet: &mut [u8], mtu: usize, link_mtu: usize) -> Result<Option<Offload>, Reason> {
     let too_big = packet.len() > link_mtu;
     let whole = |too_big| if too_big { Err(Reason::TooBigForLink) } else { Ok(None) };
@@ -57,14 +60,10 @@ pub fn detect(inner: &Inner, packet: &mut [u8], mtu: usize, link_mtu: usize) -> 
     let (source, destination) = (inner.header.source, inner.header.destination);
     let Some(found) = segment.get(offset..).and_then(|rest| rest.first_chunk::<2>()) else { return whole(too_big) };
     let pseudo_header = checksum::pseudo_header(source, destination, upper_layer, segment.len());
-    let mut partial = u16::from_be_bytes(*found) == pseudo_header;
-    // One whole checksum in 65536 looks like a partial one; a partial one that verifies is whole.
-    if partial || too_big {
-        let verified = checksum::verify(source, destination, upper_layer, segment);
-        if !verified && !partial {
-            return Err(Reason::BadChecksum);
-        }
-        partial = !verified;
+    // One whole checksum in 65536 looks like a partial one. That does no harm: completing it gives the right one again.
+    let partial = u16::from_be_bytes(*found) == pseudo_header;
+    if too_big && !partial && !checksum::verify(source, destination, upper_layer, segment) {
+        return Err(Reason::BadChecksum);
     }
     let merged = too_big || (partial && packet.len() > mtu);
     if merged && upper_layer != protocol::TCP {
@@ -81,7 +80,8 @@ pub fn detect(inner: &Inner, packet: &mut [u8], mtu: usize, link_mtu: usize) -> 
 }
 
 fn checksum_only(start: usize, offset: usize) -> Offload {
-    // Both fit: an IPv6 packet without the jumbo payload option is at most 65575 octets long, and at least two octets follow.
+    // Both fit: an IPv6 packet without the jumbo payload option is at most 65575 octets long, and at least two octets
+    // follow.
     let fit = |value: usize| u16::try_from(value).unwrap_or(u16::MAX);
     Offload { checksum_start: fit(start), checksum_offset: fit(offset), segments: None }
 }

@@ -31,7 +31,8 @@ reasons! {
     BadHeader = "bad-header",
     /// Into the tunnel: the source is not the guest's home address.
     ForeignSource = "foreign-source",
-    /// The source cannot be that of a packet out of the tunnel: multicast, link-local, loopback, unspecified, IPv4-mapped.
+    /// The source cannot be that of a packet out of the tunnel: multicast, link-local, loopback, unspecified,
+    /// IPv4-mapped.
     BadSource = "bad-source",
     /// Out of the tunnel: the source is the guest's own home address.
     SpoofedSource = "spoofed-source",

@@ -30,10 +30,11 @@ pub fn consume_type2_routing_header(packet: &mut [u8]) -> bool {
 
 /// Takes the type 2 routing header out of a packet that the home agent sent of its own to the guest.
 ///
-/// A home agent may send its own data to a mobile node as a correspondent does, `IPv6(HA→CoA) | RH2(HoA) | …`, not in the tunnel (RFC
-/// 6275 §8.4 lets it; umip does). The kernel of this host has processed the header when the packet is read from a TUN: the
-/// destination is the home address, no segment is left, and the address in the header is the care-of address. The upper-layer checksum was made
-/// over the home address (RFC 6275 §6.4), so it stays right. The packet delivered begins 24 octets further in `packet`.
+/// A home agent may send its own data to a mobile node as a correspondent does, `IPv6(HA→CoA) | RH2(HoA) | …`, not in
+/// the tunnel (RFC 6275 §9.3.2); umip does. The kernel of this host has processed the header when the packet is read
+/// from a TUN: the destination is the home address, no segment is left, and the address in the header is the care-of
+/// address. The upper-layer checksum was made over the final destination, the home address (RFC 8200 §8.1), so it
+/// stays right. The packet delivered begins 24 octets further in `packet`.
 ///
 /// Refused unless the source is the guest's home agent and the address in the header its current care-of address.
 pub fn strip_type2_routing_header<'a>(table: &Table, packet: &'a mut [u8]) -> Egress<'a> {
@@ -68,7 +69,8 @@ fn strip(table: &Table, packet: &mut [u8]) -> Result<(Port, usize, Option<Offloa
     Ok((Port { guest: entry.guest, port: entry.port, mac: entry.mac }, inner.length, offload))
 }
 
-/// Unlinks the header from the chain and moves what is before it over it. `None` when the packet is not as its chain says.
+/// Unlinks the header from the chain and moves what is before it over it. `None` when the packet is not as its chain
+/// says.
 fn cut(inner: &Inner, packet: &mut [u8]) -> Option<()> {
     let octet = |at: usize| packet.get(at).copied();
     let position = inner.chain.headers.iter().position(|header| {

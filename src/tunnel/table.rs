@@ -5,8 +5,9 @@ use std::net::Ipv6Addr;
 use crate::vocabulary::{GuestId, MacAddress};
 use crate::wire::{ipv6, tunnel};
 
-/// The largest inner packet, in octets, that a path of `path_mtu` octets carries without outer fragments, never below 1280:
-/// an IPv6 link has at least that (RFC 8200 §5), so where the path has less the outer packet is fragmented (RFC 2473 §7.1).
+/// The largest inner packet, in octets, that a path of `path_mtu` octets carries without outer fragments, never below
+/// 1280: an IPv6 link has at least that (RFC 8200 §5), so where the path has less the outer packet is fragmented
+/// (RFC 2473 §7.1).
 pub fn inner_mtu(path_mtu: usize) -> usize {
     path_mtu.saturating_sub(tunnel::OVERHEAD).max(ipv6::MINIMUM_MTU)
 }
@@ -37,8 +38,8 @@ pub struct Entry {
     pub carrier: Option<Carrier>,
     /// The largest inner packet in octets ([`inner_mtu`]); taken as 1280 when lower.
     pub mtu: usize,
-    /// MTU of the guest's link in octets, 1500 on most; taken as 1280 when lower. Decides what is too big out of the tunnel and how
-    /// merged packets are cut.
+    /// MTU of the guest's link in octets, 1500 on most; taken as 1280 when lower. Decides what is too big out of the
+    /// tunnel and how merged packets are cut.
     pub link_mtu: usize,
     /// The link-local address of the router shown to the guest: source of ICMPv6 errors.
     pub router: Ipv6Addr,
@@ -49,7 +50,8 @@ pub struct Entry {
 pub struct Table {
     /// By home address.
     entries: Vec<Entry>,
-    /// By MAC address, then home address, with the position in `entries`. One MAC address may have several home addresses.
+    /// By MAC address, then home address, with the position in `entries`. One MAC address may have several home
+    /// addresses.
     by_mac: Vec<(MacAddress, usize)>,
 }
 
@@ -96,7 +98,8 @@ pub(super) mod tests {
         text.parse().unwrap()
     }
 
-    /// The cast: guest `n` has home address 2001:db8:2000::n and MAC 52:54:00:00:00:n, and is bound from 2001:db8:3000::3.
+    /// The cast: guest `n` has home address 2001:db8:2000::n and MAC 52:54:00:00:00:n, and is bound from
+    /// 2001:db8:3000::3.
     pub(in crate::tunnel) fn entry(n: u8) -> Entry {
         Entry {
             guest: GuestId(usize::from(n)),
