@@ -11,8 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::daemon::{self, config::Config};
 
-/// Exit code for a wrong command line or file; nothing was changed.
-pub const EXIT_BAD_INPUT: u8 = 2;
+pub use crate::daemon::EXIT_BAD_INPUT;
 
 /// Mobile IPv6 on the host, for virtual machines that move.
 ///

@@ -72,11 +72,14 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// Exit code for a wrong command line or file; nothing was changed.
+pub const EXIT_BAD_INPUT: u8 = 2;
+
 /// Runs a role until a signal ends it; returns the exit code of the process.
 pub fn start(role: Role, policy: Policy, config: &Config) -> ExitCode {
     if let Err(error) = start_log(config) {
         eprintln!("error: the setting `log` is not a filter: {error}");
-        return ExitCode::from(crate::cli::EXIT_BAD_INPUT);
+        return ExitCode::from(EXIT_BAD_INPUT);
     }
     if let Err(error) = sys::forbid_core_dumps() {
         tracing::warn!(%error, "core dumps of this process stay possible; it holds keys");
