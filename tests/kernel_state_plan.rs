@@ -355,7 +355,7 @@ fn a_home_agent_takes_what_its_policies_say() {
     assert_eq!(routed, [(Prefix::host(home_address(1)), "kage-ha")]);
 }
 
-/// A move is two updates in place and the rule of the new uplink; the ESP SAs stay.
+/// A move is two updates in place and the rules of the new uplink; the ESP SAs stay.
 #[test]
 fn a_move_touches_no_esp_sa() {
     let configuration = configuration(Role::MobileNode, &[true], 1, 1000);
@@ -364,7 +364,9 @@ fn a_move_touches_no_esp_sa() {
     let plan: Vec<_> = diff(&to, &from).steps.iter().map(ToString::to_string).collect();
     insta::assert_snapshot!(plan.join("\n"), @r"
     remove rule 0x4b00 from ::/0 to 2001:db8:2000::10/128 iif eth0 ipproto 50 lookup 19271
+    remove rule 0x4b02 from ::/0 to 2001:db8:2000::10/128 iif eth0 lookup 19272
     add rule 0x4b00 from ::/0 to 2001:db8:2000::10/128 iif eth1 ipproto 50 lookup 19271
+    add rule 0x4b02 from ::/0 to 2001:db8:2000::10/128 iif eth1 lookup 19272
     update type 2 routing header state 2001:db8:2000::1 → 2001:db8:2000::10 care-of address 2001:db8:3000::4
     update Home Address option state 2001:db8:2000::10 → 2001:db8:2000::1 care-of address 2001:db8:3000::4
     ");

@@ -174,6 +174,7 @@ fn route_hint(step: &Step, error: &route::Error) -> Option<&'static str> {
         (libc::EPERM, _) => Some("CAP_NET_ADMIN is needed"),
         (libc::EEXIST, Step::AddLink(_)) => Some("a link of that name but of another kind is there: rename it"),
         (libc::EOPNOTSUPP, Step::AddLink(_)) => Some("the kernel has no such kind of link: run `kagemusha check`"),
+        (libc::ENETDOWN, _) => Some("its link is down; `lo` must be up, too"),
         (libc::EACCES, Step::SetAddress(_)) => Some("IPv6 is disabled: see sysctl net.ipv6.conf.all.disable_ipv6"),
         _ => None,
     }

@@ -5,8 +5,8 @@ use std::net::Ipv6Addr;
 
 use super::object::{Address, Link, LinkKind, Route, RouteKey, RouteKind, Rule};
 use super::{
-    DELIVERY_RULE, DELIVERY_TABLE, FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, HOME_AGENT_TUNNEL_LINK, KernelState,
-    MAIN_TABLE, PROTECTING_PRIORITY, ROUTE_PROTOCOL, SINK_LINK, SOURCE_RULE, SOURCE_TABLE, protocol,
+    DEAD_END_TABLE, DELIVERY_RULE, DELIVERY_TABLE, FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, HOME_AGENT_TUNNEL_LINK,
+    KernelState, MAIN_TABLE, NATIVE_RULE, PROTECTING_PRIORITY, ROUTE_PROTOCOL, SINK_LINK, SOURCE_RULE, protocol,
 };
 use crate::ipsec::{
     Action, AssociationKey, Direction, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Selector, Template,
@@ -119,7 +119,7 @@ pub fn at_rest(configuration: &Configuration) -> KernelState {
 /// which is the care-of address (RFC 6275 §9.3.3), and to the home address the failsafe refuses them.
 fn mobile_node(state: &mut KernelState, configuration: &Configuration, bindings: &Bindings, site: &Site) {
     add_link(state, HOME_ADDRESS_LINK, LinkKind::Dummy, false);
-    add_route(state, SOURCE_TABLE, Prefix::ANY, RouteKind::Unicast, HOME_ADDRESS_LINK, METRIC, None);
+    add_route(state, DEAD_END_TABLE, Prefix::ANY, RouteKind::Unicast, HOME_ADDRESS_LINK, METRIC, None);
     for (id, care_of_address) in &bindings.0 {
         let Some(guest) = configuration.guests.get(id.0) else { continue };
         let (home_address, home_agent) = (guest.home_address, configuration.home_agent);
@@ -140,28 +140,26 @@ fn mobile_node(state: &mut KernelState, configuration: &Configuration, bindings:
             Protection::None => protocol::MOBILITY,
             Protection::HomeRegistration { .. } => protocol::ESP,
         };
+        let rule = |preference, source, destination, input, upper_layer, table| Rule {
+            preference,
+            source,
+            destination,
+            input,
+            upper_layer,
+            table,
+            protocol: ROUTE_PROTOCOL,
+        };
         if let Some(uplink) = &site.uplink {
-            state.rules.insert(Rule {
-                preference: DELIVERY_RULE,
-                source: Prefix::ANY,
-                destination: host,
-                input: Some(uplink.clone()),
-                upper_layer: Some(upper_layer),
-                table: DELIVERY_TABLE,
-                protocol: ROUTE_PROTOCOL,
-            });
+            let input = || Some(uplink.clone());
+            let any = Prefix::ANY;
+            state.rules.insert(rule(DELIVERY_RULE, any, host, input(), Some(upper_layer), DELIVERY_TABLE));
+            // A host that forwards would send them back where they came from. What a home agent sends with a type 2 routing
+            // header is read off the uplink before it comes here.
+            state.rules.insert(rule(NATIVE_RULE, any, host, input(), None, DEAD_END_TABLE));
         }
         // The route of a packet is chosen before IPsec and, by its care-of address, once more after the Home Address option
         // was put in. So the first choice may be the dummy link, and what no policy gave that option dies there.
-        state.rules.insert(Rule {
-            preference: SOURCE_RULE,
-            source: host,
-            destination: Prefix::ANY,
-            input: None,
-            upper_layer: None,
-            table: SOURCE_TABLE,
-            protocol: ROUTE_PROTOCOL,
-        });
+        state.rules.insert(rule(SOURCE_RULE, host, Prefix::ANY, None, None, DEAD_END_TABLE));
     }
 }
 

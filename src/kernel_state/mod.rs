@@ -34,12 +34,14 @@ pub const ROUTE_PROTOCOL: u8 = 0x4b;
 pub const DELIVERY_RULE: u32 = 0x4b00;
 /// Preference of the rule that keeps packets with a home address as source off the native interfaces.
 pub const SOURCE_RULE: u32 = 0x4b01;
+/// Preference of the rule that ends packets to a home address that come in natively and are no acknowledgements.
+pub const NATIVE_RULE: u32 = 0x4b02;
 /// Rule preferences from [`DELIVERY_RULE`] up to this one, exclusive, are ours.
 pub const RULE_BAND_END: u32 = 0x4b10;
 /// Routing table with the local routes of home addresses.
 pub const DELIVERY_TABLE: u32 = 0x4b47;
-/// Routing table of packets with a home address as source.
-pub const SOURCE_TABLE: u32 = 0x4b48;
+/// Routing table of packets that must not be routed natively: all of it leads into our dummy link.
+pub const DEAD_END_TABLE: u32 = 0x4b48;
 /// The kernel's table `local`.
 pub const LOCAL_TABLE: u32 = 255;
 /// The kernel's table `main`.

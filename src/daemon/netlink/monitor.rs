@@ -7,22 +7,45 @@ use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::SocketAddr;
+use netlink_sys::{AsyncSocket, SocketAddr};
 use rtnetlink::MulticastGroup;
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// Changes come in bursts; this long after the first one the observer looks once.
 const SETTLING: Duration = Duration::from_millis(20);
+/// Pause before a broken connection is opened again.
+const REOPENING: Duration = Duration::from_secs(1);
 
 /// Watches the namespace in which it was opened.
 #[derive(Debug)]
 pub struct Monitor {
-    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
-    connection: tokio::task::JoinHandle<()>,
+    /// None while the connection is broken.
+    connection: Option<Connection>,
+    /// When to report the change that was noticed.
+    due: Option<Instant>,
 }
 
-impl Drop for Monitor {
+#[derive(Debug)]
+struct Connection {
+    messages: UnboundedReceiver<(NetlinkMessage<RouteNetlinkMessage>, SocketAddr)>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.connection.abort();
+        self.task.abort();
+    }
+}
+
+impl Connection {
+    fn open() -> io::Result<Self> {
+        let groups =
+            [MulticastGroup::Link, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv6Route, MulticastGroup::Ipv6Rule];
+        let (mut connection, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
+        // What does not fit into the receive buffer may be lost without an error: those that fit are read after it, and make
+        // the observer look.
+        connection.socket_mut().socket_mut().set_no_enobufs(true)?;
+        Ok(Self { messages, task: tokio::spawn(connection) })
     }
 }
 
@@ -32,29 +55,44 @@ impl Monitor {
     /// # Errors
     /// No socket.
     pub fn open() -> io::Result<Self> {
-        let groups =
-            [MulticastGroup::Link, MulticastGroup::Ipv6Ifaddr, MulticastGroup::Ipv6Route, MulticastGroup::Ipv6Rule];
-        let (connection, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
-        Ok(Self { messages, connection: tokio::spawn(connection) })
+        Ok(Self { connection: Some(Connection::open()?), due: None })
     }
 
-    /// Waits for a change, then a little for others that come with it. Lost notifications are a change, too. `false` when the
-    /// connection broke and nothing will come any more.
+    /// Waits for a change, then a little for others that come with it. A connection that breaks is opened again, and counts as a
+    /// change.
     ///
-    /// Cancel safe: a change that was read before the future was dropped is reported by none; look once when starting over.
-    pub async fn changed(&mut self) -> bool {
-        loop {
-            match self.messages.next().await {
-                None => return false,
-                Some((message, _)) if matters(&message.payload) => break,
+    /// Cancel safe: a change that was noticed when the future was dropped is reported by the next one.
+    pub async fn changed(&mut self) {
+        let due = match self.due {
+            Some(due) => due,
+            None => {
+                self.notice().await;
+                *self.due.insert(Instant::now() + SETTLING)
+            }
+        };
+        sleep_until(due).await;
+        while self.connection.as_mut().is_some_and(|connection| connection.messages.try_recv().is_ok()) {}
+        self.due = None;
+    }
+
+    async fn notice(&mut self) {
+        while let Some(connection) = &mut self.connection {
+            match connection.messages.next().await {
+                None => self.connection = None,
+                Some((message, _)) if matters(&message.payload) => return,
                 Some(_) => {}
             }
         }
-        tokio::time::sleep(SETTLING).await;
-        while let Ok(message) = self.messages.try_recv() {
-            drop(message);
+        loop {
+            sleep(REOPENING).await;
+            match Connection::open() {
+                Ok(connection) => {
+                    self.connection = Some(connection);
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "cannot watch links and routes for changes, trying again"),
+            }
         }
-        true
     }
 }
 
