@@ -9,9 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::daemon::{self, config::Config};
-
-pub use crate::daemon::EXIT_BAD_INPUT;
+use crate::daemon::{self, EXIT_BAD_INPUT, config::Config};
 
 /// Mobile IPv6 on the host, for virtual machines that move.
 ///

@@ -5,12 +5,10 @@ use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::daemon::EXIT_BAD_INPUT;
 use crate::daemon::keys::{self, Keygen, PolicyFileError};
 use crate::ipsec::{SecretKey, SecurityAssociation, Transform};
 use crate::policy::{self, GuestPolicy, Policy, Protection, Role};
-
-/// Exit code for a mistake in what the user gave.
-const BAD_INPUT: u8 = 2;
 
 /// Commands on policy files.
 #[derive(Debug, clap::Subcommand)]
@@ -119,7 +117,7 @@ pub fn tell_policy_error(error: &PolicyFileError) -> ExitCode {
         }
         other => writeln!(stderr, "error: {other}"),
     };
-    ExitCode::from(BAD_INPUT)
+    ExitCode::from(EXIT_BAD_INPUT)
 }
 
 fn load(file: &Path, role: Option<Role>) -> Result<Policy, PolicyFileError> {

@@ -9,17 +9,18 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+use super::kernel::Kernel;
 use super::mobility_socket::MobilitySocket;
 use super::packet_socket::{Filter, PacketSocket};
 use super::ports::{self, EthernetLink};
 use super::raw_socket::ReceiveBuffer;
-use super::reconcile::Reconciler;
+use super::sequences::Ledger;
 use super::shared::Shared;
 use super::signals::{Signal, Signals};
 use super::tap::{self, Device, VNET_HEADER_LENGTH};
 use super::tunnel_socket::{Sent, TunnelSocket};
 use super::{Error, clock, sys};
-use crate::kernel_state::{self, Bindings, Configuration, HOME_AGENT_TUNNEL_LINK, Site};
+use crate::kernel_state::{Bindings, HOME_AGENT_TUNNEL_LINK};
 use crate::policy::Policy;
 use crate::signaling::home_agent::{Config, HomeAgent, Output, Received};
 use crate::tunnel::home_agent::{from_mobile_node, to_mobile_node};
@@ -34,11 +35,10 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest packet read or received.
 const PACKET_LIMIT: usize = 65_536;
 
-struct Runner {
+struct Runner<'a> {
     policy: Policy,
-    configuration: Configuration,
     engine: HomeAgent,
-    reconciler: Reconciler,
+    kernel: &'a mut Kernel,
     socket: MobilitySocket,
     home_link: PacketSocket,
     link: EthernetLink,
@@ -54,13 +54,18 @@ struct Runner {
 /// Runs the role until a signal ends it.
 ///
 /// # Errors
-/// When it cannot start; nothing stays behind then but the failsafe.
-pub async fn run(policy: Policy) -> Result<(), Error> {
-    let configuration = super::configuration(&policy);
-    let mut reconciler = Reconciler::new(configuration.clone())?;
-    reconciler.apply(&kernel_state::at_rest(&configuration)).await?;
+/// When it cannot start or go on; nothing stays behind then.
+pub async fn run(policy: Policy, ledger: Ledger) -> Result<(), Error> {
     super::require_forwarding()?;
-    let handle = reconciler.route().handle().clone();
+    let mut kernel = Kernel::open(&policy, ledger).await?;
+    let result = serve(policy, &mut kernel).await;
+    kernel.leave().await?;
+    tracing::info!("left");
+    result
+}
+
+async fn serve(policy: Policy, kernel: &mut Kernel) -> Result<(), Error> {
+    let handle = kernel.reconciler().route().handle().clone();
     let interface = policy.home_agent.interface.as_deref().unwrap_or_default();
     let link = ports::ethernet_link(&handle, interface).await?;
     let tun = Arc::new(Device::tun(HOME_AGENT_TUNNEL_LINK).map_err(|source| Error::socket("the TUN", source))?);
@@ -81,10 +86,9 @@ pub async fn run(policy: Policy) -> Result<(), Error> {
         maximum_bindings: policy.guests.len(),
         guests: policy.guests.iter().enumerate().map(|(i, guest)| (GuestId(i), guest.home_address)).collect(),
     });
-    let runner = Runner {
-        configuration,
+    let mut runner = Runner {
         engine,
-        reconciler,
+        kernel,
         socket,
         home_link,
         link,
@@ -97,21 +101,15 @@ pub async fn run(policy: Policy) -> Result<(), Error> {
         policy,
     };
     runner.start_packet_path(tunnel, tun)?;
-    runner.run().await
+    runner.join_groups();
+    // The policies that let binding updates in.
+    runner.reconcile(clock::now()).await;
+    let result = runner.serve().await;
+    runner.report();
+    result
 }
 
-impl Runner {
-    async fn run(mut self) -> Result<(), Error> {
-        self.join_groups();
-        // The policies that let binding updates in.
-        self.reconcile(clock::now()).await;
-        self.serve().await?;
-        self.report();
-        self.reconciler.apply(&kernel_state::at_rest(&self.configuration)).await?;
-        tracing::info!("left");
-        Ok(())
-    }
-
+impl Runner<'_> {
     async fn serve(&mut self) -> Result<(), Error> {
         let mut signals = Signals::new().map_err(|source| Error::socket("signal handlers", source))?;
         let event_loop = |source| Error::socket("an event loop", source);
@@ -143,6 +141,7 @@ impl Runner {
                     if now >= next_scan {
                         next_scan = now + SCAN_INTERVAL;
                         self.reconcile(now).await;
+                        self.kernel.reserve()?;
                     }
                 }
             }
@@ -206,11 +205,9 @@ impl Runner {
 
     async fn reconcile(&mut self, now: Instant) {
         let asked = std::mem::take(&mut self.asked);
-        let site = Site { uplink: None, tunnel6_loaded: super::tunnel6_loaded() };
-        let desired = kernel_state::compile(&self.configuration, &self.bindings, &site);
-        match self.reconciler.apply(&desired).await {
-            Ok(report) => {
-                for step in &report.steps {
+        match self.kernel.secure(&self.bindings, None).await {
+            Ok(steps) => {
+                for step in steps {
                     tracing::debug!("kernel: {step}");
                 }
                 if let Some(generation) = asked.iter().map(|(_, generation)| *generation).max() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use super::kernel::Kernel;
 use super::mobility_socket::MobilitySocket;
 use super::netlink::monitor::Monitor;
 use super::netlink::route::Uplink;
@@ -18,14 +19,13 @@ use super::packet_path::{PacketPath, Report, View};
 use super::packet_socket::{Filter, PacketSocket};
 use super::ports::{self, OpenPort};
 use super::raw_socket::ReceiveBuffer;
-use super::reconcile::Reconciler;
+use super::sequences::Ledger;
 use super::shared::Shared;
 use super::signals::{Signal, Signals};
-use super::store::{Record, Store};
 use super::tunnel_socket::TunnelSocket;
 use super::{Error, clock, sys};
 use crate::home_network::{self, PseudoHomeNetwork};
-use crate::kernel_state::{self, Bindings, Configuration, Site};
+use crate::kernel_state::Bindings;
 use crate::policy::{GuestPolicy, Policy, RouterPolicy};
 use crate::signaling::mobile_node::{Binding, Event, GuestConfig, MobileNode, Output};
 use crate::tunnel::{self, Carrier, Counters, Entry, Table};
@@ -41,14 +41,11 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// The running role.
 struct Runner {
     policy: Policy,
-    configuration: Configuration,
     engine: MobileNode,
     networks: Vec<PseudoHomeNetwork>,
     ports: Vec<OpenPort>,
-    reconciler: Reconciler,
+    kernel: Kernel,
     socket: MobilitySocket,
-    store: Store,
-    records: Vec<Record>,
     path: PacketPath,
     uplink: Option<Uplink>,
     routed_packets: Option<(PacketSocket, AsyncFd<OwnedFd>)>,
@@ -65,60 +62,31 @@ struct Runner {
 /// Runs the role until a signal ends it.
 ///
 /// # Errors
-/// When it cannot start; nothing stays behind then but the failsafe.
-pub async fn run(policy: Policy, store: Store) -> Result<(), Error> {
-    let configuration = super::configuration(&policy);
-    let mut reconciler = Reconciler::new(configuration.clone())?;
+/// When it cannot start or go on; nothing stays behind then.
+pub async fn run(policy: Policy, ledger: Ledger) -> Result<(), Error> {
     // Before anything can be sent: the failsafe.
-    reconciler.apply(&kernel_state::at_rest(&configuration)).await?;
-    let mut monitor = Monitor::open().map_err(|source| Error::socket("a netlink monitor", source))?;
-    let socket = MobilitySocket::open().map_err(|source| Error::socket("a raw socket for mobility headers", source))?;
-    let handle = reconciler.route().handle().clone();
-    let ports = ports::open(&handle, &policy).await?;
-    let records = policy.guests.iter().map(|guest| store.load(guest.home_address)).collect::<Result<Vec<_>, _>>()?;
-    let (reports, mut received_reports) = mpsc::channel(REPORT_QUEUE);
-    let tunnel = TunnelSocket::open().map_err(|source| Error::socket("a raw socket for IPv6 in IPv6", source))?;
-    let networks: Vec<_> = ports.iter().map(|port| network(&policy, port)).collect();
-    let view = Shared::new(View {
-        table: Table::new([]),
-        ports: networks.iter().map(|network| network.guests()).collect(),
-        devices: ports.iter().map(|port| Arc::clone(&port.device)).collect(),
-        router_macs: router_macs(&policy, &ports),
-    });
-    let path = PacketPath {
-        socket: Arc::new(tunnel),
-        view,
-        counters: Arc::new(Counters::new()),
-        frames: networks.iter().map(PseudoHomeNetwork::counters).collect(),
-        reports,
+    let mut kernel = Kernel::open(&policy, ledger).await?;
+    let handle = kernel.reconciler().route().handle().clone();
+    let ports = match ports::open(&handle, &policy).await {
+        Ok(ports) => ports,
+        Err(error) => {
+            kernel.leave().await?;
+            return Err(error.into());
+        }
     };
-    for (number, port) in ports.iter().enumerate() {
-        path.start_port(number, Arc::clone(&port.device)).map_err(|source| Error::socket("a thread", source))?;
-    }
-    path.start_tunnel().map_err(|source| Error::socket("a thread", source))?;
-    let mut runner = Runner {
-        configuration,
-        engine: MobileNode::new(),
-        networks,
-        ports,
-        reconciler,
-        socket,
-        store,
-        records,
-        path,
-        uplink: None,
-        routed_packets: None,
-        bindings: Bindings::default(),
-        carriers: BTreeMap::new(),
-        inner_mtus: BTreeMap::new(),
-        asked: Vec::new(),
-        leaving: None,
-        departed: BTreeSet::new(),
-        policy,
+    let (reports, received_reports) = mpsc::channel(REPORT_QUEUE);
+    let (mut kernel, ports, result) = match Runner::start(policy, kernel, ports, reports) {
+        Ok(mut runner) => {
+            let result = runner.serve(received_reports).await;
+            runner.report();
+            (runner.kernel, runner.ports, result)
+        }
+        Err((kernel, ports, error)) => (kernel, ports, Err(error)),
     };
-    runner.attach_all().await?;
-    runner.serve(&mut monitor, &mut received_reports).await?;
-    runner.leave(&handle).await
+    kernel.leave().await?;
+    ports::close(&handle, ports).await;
+    tracing::info!("left");
+    result
 }
 
 /// What the guests of a port are shown. One port is one link, so it has one router: that of its first guest.
@@ -143,12 +111,47 @@ fn network(policy: &Policy, port: &OpenPort) -> PseudoHomeNetwork {
 }
 
 impl Runner {
+    /// Opens the sockets and starts the packet path; gives back what is to be taken down when that fails.
+    #[expect(clippy::result_large_err, reason = "once in a process, and the error carries what must be closed")]
+    fn start(
+        policy: Policy,
+        kernel: Kernel,
+        ports: Vec<OpenPort>,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Self, (Kernel, Vec<OpenPort>, Error)> {
+        let networks: Vec<_> = ports.iter().map(|port| network(&policy, port)).collect();
+        let opened = MobilitySocket::open()
+            .map_err(|source| Error::socket("a raw socket for mobility headers", source))
+            .and_then(|socket| Ok((socket, packet_path(&policy, &ports, &networks, reports)?)));
+        let (socket, path) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Err((kernel, ports, error)),
+        };
+        Ok(Self {
+            engine: MobileNode::new(),
+            networks,
+            ports,
+            kernel,
+            socket,
+            path,
+            uplink: None,
+            routed_packets: None,
+            bindings: Bindings::default(),
+            carriers: BTreeMap::new(),
+            inner_mtus: BTreeMap::new(),
+            asked: Vec::new(),
+            leaving: None,
+            departed: BTreeSet::new(),
+            policy,
+        })
+    }
+
     /// Every guest of the policy is taken as present on its port: this host speaks for it from now on.
     async fn attach_all(&mut self) -> Result<(), Error> {
         let now = clock::now();
         for (index, guest) in self.policy.guests.iter().enumerate() {
             let id = GuestId(index);
-            let last_sequence = self.records.get(index).cloned().unwrap_or_default().sequence();
+            let last_sequence = self.kernel.ledger().binding_sequence(guest.home_address);
             self.engine.add_guest(
                 id,
                 GuestConfig {
@@ -175,7 +178,9 @@ impl Runner {
         Ok(())
     }
 
-    async fn serve(&mut self, monitor: &mut Monitor, reports: &mut mpsc::Receiver<Report>) -> Result<(), Error> {
+    async fn serve(&mut self, mut reports: mpsc::Receiver<Report>) -> Result<(), Error> {
+        let mut monitor = Monitor::open().map_err(|source| Error::socket("a netlink monitor", source))?;
+        self.attach_all().await?;
         let mut signals = Signals::new().map_err(|source| Error::socket("signal handlers", source))?;
         let mobility = sys::watch(self.socket.as_fd()).map_err(|source| Error::socket("an event loop", source))?;
         let mut buffer = ReceiveBuffer::new(65_536);
@@ -205,6 +210,7 @@ impl Runner {
                         next_scan = now + SCAN_INTERVAL;
                         self.look_at_uplink(now).await?;
                         self.reconcile(now).await;
+                        self.kernel.reserve()?;
                     }
                 }
             }
@@ -265,7 +271,8 @@ impl Runner {
                 self.asked.push((guest, generation));
             }
             Output::Transmit { after: _, guest, sequence, source, destination, message } => {
-                self.keep_sequence(guest, sequence.0)?;
+                // On disk before it leaves, so that no restart uses it twice.
+                self.kernel.ledger().keep_binding_sequence(source, sequence)?;
                 // Success does not say that a packet left: without an SA the kernel drops it in silence. Only an acknowledgement tells.
                 if let Err(error) = self.socket.send(source, destination, &message) {
                     tracing::warn!(guest = name(&self.policy, guest), %error, "a binding update was refused by the kernel");
@@ -280,15 +287,6 @@ impl Runner {
             }
         }
         Ok(())
-    }
-
-    /// The number is on disk before a binding update with it leaves, so that no restart uses it twice.
-    fn keep_sequence(&mut self, guest: GuestId, sequence: u16) -> Result<(), Error> {
-        let (Some(policy), Some(record)) = (self.policy.guests.get(guest.0), self.records.get_mut(guest.0)) else {
-            return Ok(());
-        };
-        record.last_sequence = sequence;
-        self.store.save(policy.home_address, record).map_err(Error::from)
     }
 
     fn set_carrier(&mut self, guest: GuestId, binding: Option<Binding>, now: Instant) {
@@ -306,10 +304,10 @@ impl Runner {
     /// Brings the kernel to what the bindings ask for and tells the engine.
     async fn reconcile(&mut self, now: Instant) {
         let asked = std::mem::take(&mut self.asked);
-        let desired = kernel_state::compile(&self.configuration, &self.bindings, &self.site());
-        match self.reconciler.apply(&desired).await {
-            Ok(report) => {
-                for step in &report.steps {
+        let uplink = self.uplink.as_ref().map(|uplink| uplink.name.as_str());
+        match self.kernel.secure(&self.bindings, uplink).await {
+            Ok(steps) => {
+                for step in steps {
                     tracing::debug!("kernel: {step}");
                 }
                 if let Some(generation) = asked.iter().map(|(_, generation)| *generation).max() {
@@ -325,10 +323,6 @@ impl Runner {
         }
     }
 
-    fn site(&self) -> Site {
-        Site { uplink: self.uplink.as_ref().map(|uplink| uplink.name.clone()), tunnel6_loaded: super::tunnel6_loaded() }
-    }
-
     fn care_of_address(&self) -> Option<Ipv6Addr> {
         let uplink = self.uplink.as_ref()?;
         Some(self.policy.uplink.care_of_address.unwrap_or(uplink.source))
@@ -337,7 +331,7 @@ impl Runner {
     /// Movement detection: the route to the home agent tells the uplink and the care-of address.
     async fn look_at_uplink(&mut self, now: Instant) -> Result<(), Error> {
         let before = self.care_of_address();
-        let found = self.reconciler.route().route_to(self.policy.home_agent.address).await;
+        let found = self.kernel.reconciler().route().route_to(self.policy.home_agent.address).await;
         let found = found.inspect_err(|error| tracing::warn!(%error, "cannot look up the route to the home agent"));
         let wanted = self.policy.uplink.interface.as_ref();
         let uplink = found.ok().flatten().filter(|uplink| wanted.is_none_or(|name| *name == uplink.name));
@@ -394,12 +388,7 @@ impl Runner {
                 network.set_mtu(u32::try_from(smallest).unwrap_or(u32::MAX), now);
             }
         }
-        self.path.view.replace(View {
-            table: Table::new(entries),
-            ports: self.networks.iter().map(|network| network.guests()).collect(),
-            devices: self.ports.iter().map(|port| Arc::clone(&port.device)).collect(),
-            router_macs: router_macs(&self.policy, &self.ports),
-        });
+        self.path.view.replace(view(&self.policy, &self.ports, &self.networks, Table::new(entries)));
     }
 
     fn entry(&self, id: GuestId, guest: &GuestPolicy, port: usize, mtu: usize, link_mtu: usize) -> Option<Entry> {
@@ -495,14 +484,37 @@ impl Runner {
         self.path.frames.iter().for_each(|counters| super::report::frames(counters));
         tracing::info!("counters: signaling {:?}", self.engine.counters());
     }
+}
 
-    /// Leaves the kernel at rest: the failsafe and the SAs stay, with their sequence numbers.
-    async fn leave(mut self, handle: &rtnetlink::Handle) -> Result<(), Error> {
-        self.report();
-        self.reconciler.apply(&kernel_state::at_rest(&self.configuration)).await?;
-        ports::close(handle, self.ports).await;
-        tracing::info!("left");
-        Ok(())
+/// Starts the threads between the ports and the tunnel.
+fn packet_path(
+    policy: &Policy,
+    ports: &[OpenPort],
+    networks: &[PseudoHomeNetwork],
+    reports: mpsc::Sender<Report>,
+) -> Result<PacketPath, Error> {
+    let tunnel = TunnelSocket::open().map_err(|source| Error::socket("a raw socket for IPv6 in IPv6", source))?;
+    let path = PacketPath {
+        socket: Arc::new(tunnel),
+        view: Shared::new(view(policy, ports, networks, Table::new([]))),
+        counters: Arc::new(Counters::new()),
+        frames: networks.iter().map(PseudoHomeNetwork::counters).collect(),
+        reports,
+    };
+    let thread = |source| Error::socket("a thread", source);
+    for (number, port) in ports.iter().enumerate() {
+        path.start_port(number, Arc::clone(&port.device)).map_err(thread)?;
+    }
+    path.start_tunnel().map_err(thread)?;
+    Ok(path)
+}
+
+fn view(policy: &Policy, ports: &[OpenPort], networks: &[PseudoHomeNetwork], table: Table) -> View {
+    View {
+        table,
+        ports: networks.iter().map(PseudoHomeNetwork::guests).collect(),
+        devices: ports.iter().map(|port| Arc::clone(&port.device)).collect(),
+        router_macs: router_macs(policy, ports),
     }
 }
 

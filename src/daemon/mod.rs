@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod home_agent;
+pub mod kernel;
 pub mod keys;
 pub mod mobile_node;
 pub mod mobility_socket;
@@ -15,6 +16,7 @@ pub mod ports;
 pub mod raw_socket;
 pub mod reconcile;
 pub mod report;
+pub mod sequences;
 pub mod shared;
 pub mod signals;
 pub mod store;
@@ -28,11 +30,13 @@ use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::kernel_state::{self, Configuration};
 use crate::policy::Policy;
 use config::{Config, LogFormat};
 
 pub use crate::policy::Role;
+
+/// Exit code for a wrong command line or file; nothing was changed.
+pub const EXIT_BAD_INPUT: u8 = 2;
 
 /// Why a role cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -43,9 +47,9 @@ pub enum Error {
     /// A port of the policy.
     #[error(transparent)]
     Port(#[from] ports::Error),
-    /// The durable store.
+    /// Sequence numbers and their store.
     #[error(transparent)]
-    Store(#[from] store::Error),
+    Sequences(#[from] sequences::Error),
     /// A socket, device, thread or handler.
     #[error("cannot open {what}: {source}{}", hint(source))]
     Socket {
@@ -102,12 +106,15 @@ fn run(role: Role, policy: Policy, config: &Config) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(|source| Error::socket("an event loop", source))?;
+    let directory = config.state_directory.join(match role {
+        Role::MobileNode => "mobile-node",
+        Role::HomeAgent => "home-agent",
+    });
+    let store = store::Store::open(&directory).map_err(sequences::Error::from)?;
+    let ledger = sequences::Ledger::open(store, &policy)?;
     match role {
-        Role::MobileNode => {
-            let store = store::Store::open(&config.state_directory)?;
-            runtime.block_on(mobile_node::run(policy, store))
-        }
-        Role::HomeAgent => runtime.block_on(home_agent::run(policy)),
+        Role::MobileNode => runtime.block_on(mobile_node::run(policy, ledger)),
+        Role::HomeAgent => runtime.block_on(home_agent::run(policy, ledger)),
     }
 }
 
@@ -123,16 +130,7 @@ fn start_log(config: &Config) -> Result<(), Box<dyn std::error::Error + Send + S
     }
 }
 
-/// What of the policy concerns the kernel.
-fn configuration(policy: &Policy) -> Configuration {
-    let guests = policy
-        .guests
-        .iter()
-        .map(|guest| kernel_state::Guest { home_address: guest.home_address, protection: guest.protection.clone() });
-    Configuration { role: policy.role, home_agent: policy.home_agent.address, guests: guests.collect() }
-}
-
-/// Whether the kernel's own IPv6-in-IPv6 receiver is loaded, see [`kernel_state::Site::tunnel6_loaded`].
+/// Whether the kernel's own IPv6-in-IPv6 receiver is loaded, see [`crate::kernel_state::Site::tunnel6_loaded`].
 fn tunnel6_loaded() -> bool {
     Path::new("/sys/module/tunnel6").exists()
 }

@@ -1,8 +1,10 @@
 //! Makes the kernel hold the wanted state: observe, compare, apply, and look again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::netlink::{route, xfrm};
+use crate::ipsec::{AssociationKey, ReplayState};
 use crate::kernel_state::{Configuration, KernelState, Step, diff, owned};
 
 /// Changes by others between our look and our step are answered by another round.
@@ -53,6 +55,8 @@ pub struct Reconciler {
     configuration: Configuration,
     xfrm: xfrm::Client,
     route: route::Client,
+    /// Where the sequence numbers of SAs that are made have to go on.
+    starts: BTreeMap<AssociationKey, ReplayState>,
 }
 
 impl Reconciler {
@@ -63,7 +67,20 @@ impl Reconciler {
     pub fn new(configuration: Configuration) -> Result<Self, Error> {
         let xfrm = xfrm::Client::open().map_err(Error::OpenXfrm)?;
         let route = route::Client::open().map_err(Error::OpenRoute)?;
-        Ok(Self { configuration, xfrm, route })
+        Ok(Self { configuration, xfrm, route, starts: BTreeMap::new() })
+    }
+
+    /// Says where the sequence numbers of ESP SAs go on that are made from now on; others start at 0.
+    pub fn set_starts(&mut self, starts: BTreeMap<AssociationKey, ReplayState>) {
+        self.starts = starts;
+    }
+
+    /// Where the sequence numbers of the kernel's ESP SAs stand.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn replay_states(&mut self) -> Result<BTreeMap<AssociationKey, ReplayState>, Error> {
+        self.xfrm.replay_states().map_err(Error::ObserveXfrm)
     }
 
     /// The route client, for finding the uplink.
@@ -115,10 +132,11 @@ impl Reconciler {
             Step::AddPolicy(policy) => self.xfrm.add_policy(policy),
             Step::UpdatePolicy(policy) => self.xfrm.update_policy(policy),
             Step::RemovePolicy(key) => self.xfrm.remove_policy(key),
-            Step::AddAssociation(sa) => self.xfrm.add_association(sa),
+            Step::AddAssociation(sa) => self.xfrm.add_association(sa, self.start(&sa.key)),
             Step::UpdateAssociation(sa) => self.xfrm.update_association(sa),
             Step::ReplaceAssociation(sa) => {
-                self.xfrm.remove_association(&sa.key).and_then(|()| self.xfrm.add_association(sa))
+                let start = self.start(&sa.key);
+                self.xfrm.remove_association(&sa.key).and_then(|()| self.xfrm.add_association(sa, start))
             }
             Step::RemoveAssociation(key) => self.xfrm.remove_association(key),
             _ => {
@@ -129,6 +147,10 @@ impl Reconciler {
             }
         };
         result.map_err(|error| failed(error.to_string(), xfrm_hint(step, &error)))
+    }
+
+    fn start(&self, key: &AssociationKey) -> ReplayState {
+        self.starts.get(key).copied().unwrap_or_default()
     }
 
     async fn route_step(&self, step: &Step) -> Result<(), route::Error> {

@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::vocabulary::SequenceNumber;
-
 /// Why the store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -45,15 +43,10 @@ pub enum Error {
 pub struct Record {
     /// The last binding update sequence number used.
     pub last_sequence: u16,
-    /// For each outbound SPI (as hexadecimal text) a sequence number that no packet has reached yet.
+    /// For each outbound SPI (as hexadecimal text) an ESP sequence number that no packet has gone beyond.
     pub output_sequence: BTreeMap<String, u32>,
-}
-
-impl Record {
-    /// The last sequence number used.
-    pub fn sequence(&self) -> SequenceNumber {
-        SequenceNumber(self.last_sequence)
-    }
+    /// For each inbound SPI the highest ESP sequence number received when the daemon last left.
+    pub input_sequence: BTreeMap<String, u32>,
 }
 
 /// A directory of records.
@@ -131,7 +124,8 @@ mod tests {
         let home: Ipv6Addr = "2001:db8:2000::10".parse().unwrap();
         let store = Store::open(&directory.path().join("state")).unwrap();
         assert_eq!(store.load(home).unwrap(), Record::default());
-        let record = Record { last_sequence: 65535, output_sequence: [("0x3e8".to_owned(), 70000)].into() };
+        let record =
+            Record { last_sequence: 65535, output_sequence: [("0x3e8".to_owned(), 70000)].into(), ..Record::default() };
         store.save(home, &record).unwrap();
         assert_eq!(Store::open(&directory.path().join("state")).unwrap().load(home).unwrap(), record);
     }

@@ -9,6 +9,6 @@ pub mod selector;
 
 pub use algorithm::{Encryption, Integrity};
 pub use key::SecretKey;
-pub use security_association::{AssociationKey, SecurityAssociation, Transform};
+pub use security_association::{AssociationKey, ReplayState, SecurityAssociation, Transform};
 pub use security_policy::{Action, Direction, Level, Mode, PolicyKey, SecurityPolicy, Template, TemplateProtocol};
 pub use selector::{Selector, UpperLayer};

@@ -41,6 +41,15 @@ pub enum Transform {
     },
 }
 
+/// Where the sequence numbers of an ESP SA stand (RFC 4301 §4.4.2.1; `linux/xfrm.h`: `struct xfrm_replay_state`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReplayState {
+    /// Last number sent.
+    pub output: u32,
+    /// Highest number received.
+    pub input: u32,
+}
+
 /// A security association.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecurityAssociation {

@@ -1,5 +1,6 @@
 //! XFRM client: blocking, with time limits, one request at a time. Messages are wiped and never logged: they hold keys.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use zeroize::Zeroize;
 
 use super::xfrm_codec::{self as codec, ObservedAssociation, ObservedPolicy};
 use super::{Refusal, extended_text};
-use crate::ipsec::{AssociationKey, PolicyKey, SecurityAssociation, SecurityPolicy};
+use crate::ipsec::{AssociationKey, PolicyKey, ReplayState, SecurityAssociation, SecurityPolicy};
 use crate::kernel_state::KernelState;
 
 /// The kernel answers while `send` runs; the limit is for the day it does not.
@@ -99,12 +100,21 @@ impl Client {
         Ok(state)
     }
 
-    /// Adds an association. A route optimization state that appeared meanwhile (an ACQUIRE makes larval ones) is updated.
+    /// Where the sequence numbers of all ESP associations stand.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn replay_states(&mut self) -> Result<BTreeMap<AssociationKey, ReplayState>, Error> {
+        let states = XfrmMessage::GetDumpSa(Default::default());
+        Ok(self.dump(states, XFRM_MSG_NEWSA, codec::parse_replay_state)?.into_iter().flatten().collect())
+    }
+
+    /// Adds an association whose sequence numbers go on from `replay`. A route optimization state that appeared meanwhile (an ACQUIRE makes larval ones) is updated.
     ///
     /// # Errors
     /// The kernel refuses; `ENOENT` or `ENOSYS` also for a missing algorithm or protocol module.
-    pub fn add_association(&mut self, sa: &SecurityAssociation) -> Result<(), Error> {
-        match self.request(codec::put_association(sa, false), NLM_F_CREATE | NLM_F_EXCL) {
+    pub fn add_association(&mut self, sa: &SecurityAssociation, replay: ReplayState) -> Result<(), Error> {
+        match self.request(codec::add_association(sa, replay), NLM_F_CREATE | NLM_F_EXCL) {
             Err(error) if error.is(libc::EEXIST) && sa.key.spi == 0 => {
                 self.request(codec::put_association(sa, true), 0)
             }

@@ -12,8 +12,8 @@ use netlink_packet_xfrm::{Alg, AlgAead, AlgAuth, XfrmAttrs, XfrmMessage};
 use zeroize::Zeroize;
 
 use crate::ipsec::{
-    Action, AssociationKey, Direction, Encryption, Integrity, Level, Mode, PolicyKey, SecretKey, SecurityAssociation,
-    SecurityPolicy, Selector, Template, TemplateProtocol, Transform, UpperLayer,
+    Action, AssociationKey, Direction, Encryption, Integrity, Level, Mode, PolicyKey, ReplayState, SecretKey,
+    SecurityAssociation, SecurityPolicy, Selector, Template, TemplateProtocol, Transform, UpperLayer,
 };
 use crate::vocabulary::Prefix;
 
@@ -57,6 +57,16 @@ fn bits(key: &SecretKey) -> u32 {
 
 fn address(address: Ipv6Addr) -> nl::Address {
     nl::Address::from_ipv6(&address)
+}
+
+/// `NEWSA` of an ESP SA that goes on with sequence numbers used before. What was received up to `replay.input` counts as seen.
+pub(super) fn add_association(sa: &SecurityAssociation, replay: ReplayState) -> XfrmMessage {
+    let mut message = put_association(sa, false);
+    if let (XfrmMessage::AddSa(add), true) = (&mut message, replay != ReplayState::default()) {
+        let state = nl::Replay { oseq: replay.output, seq: replay.input, bitmap: u32::MAX };
+        add.nlas.push(XfrmAttrs::ReplayState(state));
+    }
+    message
 }
 
 /// `NEWSA` or `UPDSA`.
@@ -325,6 +335,33 @@ pub(super) fn parse_association(payload: &[u8]) -> Result<Option<ObservedAssocia
     }))
 }
 
+/// Where the sequence numbers of one ESP association of a dump stand; `None` for what is not ESP over IPv6.
+///
+/// # Errors
+/// The message is shorter than its parts say.
+pub(super) fn parse_replay_state(payload: &[u8]) -> Result<Option<(AssociationKey, ReplayState)>, DecodeError> {
+    let info = nl::UserSaInfo::parse(payload)?;
+    if info.family != nl::AF_INET6 || info.id.proto != nl::IPPROTO_ESP {
+        return Ok(None);
+    }
+    let key = AssociationKey {
+        source: info.saddr.to_ipv6(),
+        destination: info.id.daddr.to_ipv6(),
+        protocol: info.id.proto,
+        spi: info.id.spi,
+    };
+    let mut replay = ReplayState::default();
+    for attribute in NlasIterator::new(&payload[nl::XFRM_USER_SA_INFO_LEN..]) {
+        let attribute = attribute?;
+        let value = attribute.value();
+        if attribute.kind() == nl::XFRMA_REPLAY_VAL && value.len() >= nl::XFRM_REPLAY_LEN {
+            let state = nl::Replay::parse(value)?;
+            replay = ReplayState { output: state.oseq, input: state.seq };
+        }
+    }
+    Ok(Some((key, replay)))
+}
+
 /// The attributes of an SA that matter. Keys move into [`SecretKey`] at once.
 #[derive(Default)]
 struct Attributes {
@@ -410,6 +447,19 @@ mod tests {
     use super::*;
     use netlink_packet_core::Emitable;
     use proptest::prelude::*;
+
+    #[test]
+    fn sequence_numbers_go_into_the_kernel_and_come_back() {
+        let sa = associations().into_iter().find(|sa| sa.key.protocol == nl::IPPROTO_ESP).unwrap();
+        let replay = ReplayState { output: 70_000, input: 12 };
+        let read = parse_replay_state(&bytes(&add_association(&sa, replay))).unwrap();
+        assert_eq!(read, Some((sa.key, replay)));
+        let fresh = bytes(&add_association(&sa, ReplayState::default()));
+        assert_eq!(fresh, bytes(&put_association(&sa, false)));
+        for length in 0..fresh.len() {
+            let _ = parse_replay_state(&fresh[..length]);
+        }
+    }
 
     fn bytes(message: &XfrmMessage) -> Vec<u8> {
         let mut out = vec![0; message.buffer_len()];
