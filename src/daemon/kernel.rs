@@ -3,7 +3,7 @@
 use super::reconcile::Reconciler;
 use super::sequences::Ledger;
 use super::{Error, tunnel6_loaded};
-use crate::kernel_state::{self, Bindings, Configuration, Guest, KernelState, Site};
+use crate::kernel_state::{self, Bindings, Configuration, KernelState, Site};
 use crate::policy::Policy;
 
 /// The kernel's state of one role.
@@ -20,12 +20,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses, or the store does; nothing of ours stays in force then.
     pub async fn open(policy: &Policy, ledger: Ledger) -> Result<Self, Error> {
-        let guests = policy
-            .guests
-            .iter()
-            .map(|guest| Guest { home_address: guest.home_address, protection: guest.protection.clone() });
-        let home_agent = policy.home_agent.address;
-        let configuration = Configuration { role: policy.role, home_agent, guests: guests.collect() };
+        let configuration = Configuration::from(policy);
         let reconciler = Reconciler::new(configuration.clone())?;
         let mut kernel = Self { configuration, reconciler, ledger };
         match kernel.start().await {

@@ -200,7 +200,11 @@ impl Runner {
                     guard.clear_ready();
                 }
                 report = reports.recv() => self.on_report(report, clock::now()),
-                _ = monitor.changed() => self.look_at_uplink(clock::now()).await?,
+                () = monitor.changed() => {
+                    self.look_at_uplink(clock::now()).await?;
+                    // Somebody may have changed what is ours.
+                    self.reconcile(clock::now()).await;
+                }
                 () = readable(self.routed_packets.as_ref()) => self.receive_routed(),
                 () = tokio::time::sleep_until(deadline.into()) => {
                     let now = clock::now();

@@ -76,9 +76,6 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Exit code for a wrong command line or file; nothing was changed.
-pub const EXIT_BAD_INPUT: u8 = 2;
-
 /// Runs a role until a signal ends it; returns the exit code of the process.
 pub fn start(role: Role, policy: Policy, config: &Config) -> ExitCode {
     if let Err(error) = start_log(config) {
