@@ -9,13 +9,18 @@ use crate::signaling::backoff::Backoff;
 use crate::vocabulary::{Lifetime, SequenceNumber};
 use crate::wire::mobility::{BindingAcknowledgement, MobilityOption, Status};
 
-/// How far beyond the home agent's last sequence number the registration of a taken-over guest begins.
+/// How far beyond the home agent's number the binding update that follows an adopted status 135 counts.
 ///
-/// With HA's + 1 the host that the guest has left would need only one lost status 135 to steal the binding back: its
-/// retransmission of a refresh counts up too and would be newer. And a number that both hosts have used cannot tell an
-/// echo of one's own update from a takeover. With this distance every number of the new host is out of the old one's
-/// reach for 256 unanswered transmissions (two hours), and any 135 it gets is beyond what it has ever sent.
-pub const TAKEOVER_DISTANCE: u16 = 256;
+/// With a step of 1 the host that the guest has left would steal the binding back: its refreshes count up too, so after
+/// one lost status 135 its next number would be newer than ours; and a number that both hosts have used cannot tell it
+/// an echo of its own update from a takeover. With this distance the new host is out of the old one's reach for
+/// hundreds of unanswered transmissions (hours), and any 135 that the old one gets is beyond what it has ever sent.
+/// What remains is a new host that needs no 135 because its stored number happens to be one or two beyond the old one's.
+pub const TAKEOVER_DISTANCE: u16 = 512;
+/// A first registration that was sent more than once and accepted without a status 135 may have got just beyond the old
+/// host's number. It is confirmed at once by a refresh this far ahead. Less than the takeover distance, so that a
+/// confirmation under way is not mistaken for the next host's first number.
+pub const CONFIRMATION_DISTANCE: u16 = 128;
 
 /// Enough for three transmissions of a refresh before the binding ends (1, 2 and 4 s).
 const REFRESH_MARGIN: Duration = Duration::from_secs(7);
@@ -79,7 +84,11 @@ impl Registration {
         let first = !self.accepted && !self.state.is_deregistering();
         if first && (beyond || last_accepted == newest) {
             // The first registration of this host: whoever registered before us is the host that the guest came from.
-            self.sequence = SequenceNumber(last_accepted.0.wrapping_add(TAKEOVER_DISTANCE));
+            // A number equal to ours can also be the echo of a duplicate; half the distance is still beyond a
+            // confirmation of the old host that is under way, and within the next host's reach.
+            let distance = if beyond { TAKEOVER_DISTANCE } else { TAKEOVER_DISTANCE / 2 };
+            self.sequence = SequenceNumber(last_accepted.0.wrapping_add(distance - 1));
+            self.adopted = true;
             let first_timeout = self.first_timeout(ctx.now);
             if let Some(exchange) = self.state.exchange_mut() {
                 exchange.hurry(first_timeout, ctx.now);
@@ -111,6 +120,7 @@ impl Registration {
         }
         let (care_of, generation) = (exchange.care_of, exchange.generation);
         let lifetime = acknowledgement.lifetime.min(exchange.lifetime);
+        let unconfirmed = !self.accepted && !self.adopted && self.sent > 1;
         self.accepted = true;
         if lifetime.is_zero() {
             self.refuse(acknowledgement.status, ctx);
@@ -126,6 +136,8 @@ impl Registration {
             Some(advice) => refresh_at(sent_at, lifetime.as_duration()).min(sent_at + advice),
             None => refresh_at(sent_at, lifetime.as_duration()),
         };
+        let refresh_at = if unconfirmed { ctx.now } else { refresh_at };
+        self.leap = unconfirmed;
         let refreshed = matches!(self.state, State::Refreshing { .. });
         self.refusal = None;
         self.registered_until = Some(expires);

@@ -6,8 +6,9 @@
 //! * A binding update leaves only after the kernel state that protects it is in force ([`Output::Secure`], `applied`).
 //! * An acknowledgement counts when it answers any transmission outstanding for the same care-of address and lifetime.
 //! * A binding is refreshed at 95 % of its lifetime, earlier for short ones, so that three transmissions fit.
-//! * Status 135 is adopted only until the first acceptance after `attach`, and then from well beyond the home agent's
-//!   number ([`TAKEOVER_DISTANCE`]). Later, a 135 beyond our numbers means that another host has the guest: nothing is
+//! * Status 135 is adopted only until the first acceptance after `attach`, by a number well beyond the home agent's
+//!   ([`TAKEOVER_DISTANCE`]). A first registration that had to be repeated and met no 135 is confirmed at once by a
+//!   refresh with a number further on ([`CONFIRMATION_DISTANCE`]). Later, a 135 beyond our numbers means that another host has the guest: nothing is
 //!   sent until the next `attach`.
 //! * When the uplink goes, the data path carries nothing; when the care-of address changes directly to another, the
 //!   binding of the old one is carried until the new one is acknowledged (an old uplink that still works keeps working,
@@ -21,7 +22,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use acknowledgement::TAKEOVER_DISTANCE;
+pub use acknowledgement::{CONFIRMATION_DISTANCE, TAKEOVER_DISTANCE};
 pub use exchange::{INITIAL_BINDACK_TIMEOUT, INITIAL_BINDACK_TIMEOUT_FIRST_REGISTRATION, MAX_BINDACK_TIMEOUT};
 pub use output::{Binding, Counters, DiscardReason, Event, GuestConfig, Outcome, Output, StopReason, View};
 pub use registration::DEREGISTRATION_TRANSMISSIONS;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
+use super::acknowledgement::CONFIRMATION_DISTANCE;
 use super::exchange::{Exchange, INITIAL_BINDACK_TIMEOUT, INITIAL_BINDACK_TIMEOUT_FIRST_REGISTRATION};
 use super::output::{Binding, Counters, Event, GuestConfig, Outcome, Output, StopReason, View};
 use super::state::{Purpose, State};
@@ -47,12 +48,18 @@ pub(super) struct Registration {
     pub sequence: SequenceNumber,
     /// Whether the home agent has accepted a binding update since `attach`. From then on a status 135 is not adopted.
     pub accepted: bool,
+    /// Whether a status 135 has been adopted since `attach`.
+    pub adopted: bool,
+    /// Whether the next binding update confirms the first registration, see CONFIRMATION_DISTANCE.
+    pub leap: bool,
     /// The last refusal and the pauses between attempts, until accepted.
     pub refusal: Option<(Status, Backoff)>,
     /// Until when the home agent has a binding of ours, whatever its care-of address.
     pub registered_until: Option<Instant>,
+    /// Binding updates sent since `attach`.
+    pub sent: u32,
     /// Whether the home agent may know of us: a binding update has left and no de-registration has ended since.
-    sent: bool,
+    known: bool,
     secured: Option<Secured>,
     told: Option<Binding>,
     recent: VecDeque<Instant>,
@@ -69,9 +76,12 @@ impl Registration {
             state: State::Detached,
             sequence,
             accepted: false,
+            adopted: false,
+            leap: false,
             refusal: None,
             registered_until: None,
-            sent: false,
+            sent: 0,
+            known: false,
             secured: None,
             told: None,
             recent: VecDeque::new(),
@@ -83,6 +93,9 @@ impl Registration {
     pub(super) fn attach(&mut self, care_of: Option<Ipv6Addr>, ctx: &mut Context<'_>) {
         let held = self.state.binding();
         self.accepted = false;
+        self.adopted = false;
+        self.leap = false;
+        self.sent = 0;
         self.refusal = None;
         match care_of {
             Some(care_of) => self.begin_securing(care_of, Purpose::Register, held, fresh_securing_backoff(), ctx),
@@ -120,7 +133,7 @@ impl Registration {
         }
         match &mut self.state {
             State::Stopped { .. } => self.event(Event::Deregistered(Outcome::TakenOver), ctx),
-            _ if !self.sent => self.finish(Outcome::NothingSent, ctx),
+            _ if !self.known => self.finish(Outcome::NothingSent, ctx),
             State::Detached | State::Waiting => self.finish(Outcome::NoCareOfAddress, ctx),
             State::Refused { held: None, .. } => self.finish(Outcome::NoBinding, ctx),
             State::Securing { purpose, .. } | State::SecuringFailed { purpose, .. } => *purpose = Purpose::Deregister,
@@ -301,8 +314,10 @@ impl Registration {
             self.recent.pop_front();
         }
         self.recent.push_back(now);
-        self.sequence = self.sequence.next();
-        self.sent = true;
+        let step = if std::mem::take(&mut self.leap) { CONFIRMATION_DISTANCE } else { 1 };
+        self.sequence = SequenceNumber(self.sequence.0.wrapping_add(step));
+        self.sent = self.sent.saturating_add(1);
+        self.known = true;
         exchange.sent(self.sequence, now);
         let (attempts, after) = (exchange.attempts, exchange.generation);
         let update = BindingUpdate {
@@ -355,7 +370,7 @@ impl Registration {
 
     fn leave(&mut self, state: State, ctx: &mut Context<'_>) {
         self.state = state;
-        self.sent = false;
+        self.known = false;
         self.registered_until = None;
         self.refusal = None;
         self.secure(None, ctx);
