@@ -129,9 +129,15 @@ async fn open_one(handle: &Handle, port: &Port, number: usize) -> Result<OpenPor
     let name = format!("{TAP_PREFIX}{number}");
     let device = Device::tap(&name).map_err(|source| Error::Tap { name: name.clone(), source })?;
     tap::disable_ipv6(&name).map_err(|source| Error::Tap { name: name.clone(), source })?;
-    set(handle, "plug in", &name, LinkUnspec::new_with_name(&name).mtu(theirs.mtu).controller(bridge).up().build())
-        .await?;
+    let message = LinkUnspec::new_with_name(&name).address(tap_address(number)).mtu(theirs.mtu);
+    set(handle, "plug in", &name, message.controller(bridge).up().build()).await?;
     Ok(OpenPort { port: port.clone(), device: Arc::new(device), mtu: theirs.mtu, guests: Vec::new(), private_bridge })
+}
+
+/// The MAC address of a TAP of ours. A bridge takes the lowest address of its ports as its own, so it is a high one; no frame carries it.
+fn tap_address(number: usize) -> Vec<u8> {
+    let [.., high, low] = number.to_be_bytes();
+    vec![0xfe, 0x4b, 0x47, 0x4d, high, low]
 }
 
 /// Joins `tap` to a new private bridge and returns the bridge's index. One that an earlier run left behind is made anew.
