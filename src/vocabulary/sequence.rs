@@ -14,11 +14,11 @@ impl SequenceNumber {
         Self(self.0.wrapping_add(1))
     }
 
-    /// Whether `self` comes after `last`. RFC 6275 §9.5.1 counts the 32768 numbers up to and including `last`
-    /// as not newer, and all others as newer.
+    /// Whether `self` comes after `last`. RFC 6275 §9.5.1 counts `last` and the 32768 numbers before it as not newer,
+    /// and the 32767 others as newer.
     pub fn is_newer_than(self, last: Self) -> bool {
         let ahead = self.0.wrapping_sub(last.0);
-        ahead != 0 && ahead <= 0x8000
+        ahead != 0 && ahead < 0x8000
     }
 }
 
@@ -32,14 +32,14 @@ impl fmt::Display for SequenceNumber {
 mod tests {
     use super::*;
 
-    /// The example of RFC 6275 §9.5.1: after 15, the numbers 16..=32783 are newer and the rest are not.
+    /// The example of RFC 6275 §9.5.1: after 15, 0 to 15 and 32783 to 65535 are not newer, and the rest are.
     #[test]
     fn the_example_of_the_rfc() {
         let last = SequenceNumber(15);
-        for newer in [16, 17, 32783] {
+        for newer in [16, 17, 32782] {
             assert!(SequenceNumber(newer).is_newer_than(last), "{newer}");
         }
-        for older in [0, 14, 15, 32784, 65535] {
+        for older in [0, 14, 15, 32783, 65535] {
             assert!(!SequenceNumber(older).is_newer_than(last), "{older}");
         }
         assert!(SequenceNumber(0).is_newer_than(SequenceNumber(65535)));
