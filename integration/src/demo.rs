@@ -15,14 +15,14 @@ use crate::topology::cast::{CARE_OF, CARE_OF_AFTER_MOVE, CORRESPONDENT, GUEST, H
 use crate::topology::{FOREIGN, FOREIGN2, HOME};
 
 const TOPOLOGY: &str = "
-   home link 2001:db8:2000::/64                          foreign network 2001:db8:3000::/64
-                                                       ┌──────────────────────── host ::3
-  correspondent ::2 ──┐                                │                           ║ kagemusha
-                      ├── home agent ::1 ─── core ─────┤                           ║  ┌───────────────────┐
-       (the guest) ╌╌╌┘    kagemusha home-agent        │  then it moves to         ╚══│ guest             │
-                                                       │                              │ 2001:db8:2000::10 │
-                                                       └──────────────────────── host └───────────────────┘
-                                                         foreign network 2001:db8:4000::/64, ::3
+    home link                                                 foreign networks
+    2001:db8:2000::/64                                        2001:db8:3000::/64
+                                                   ┌─────────────────────────────── host ::3
+  correspondent ::2 ──┐                            │                                 │ kagemusha ── guest
+                      ├── home agent ::1 ── core ──┤                                 │ moves        2001:db8:2000::10
+  the guest's place ╌╌┘   kagemusha home-agent     │                                 ▼
+                                                   └─────────────────────────────── host ::3
+                                                              2001:db8:4000::/64
 ";
 
 const SPIS: (u32, u32) = (0x3e8, 0x3e9);

@@ -326,8 +326,9 @@ fn follow(mut child: Child, console: &Path, timeout: Duration) -> Outcome {
             Ok(line) => {
                 log.write_all(&line)?;
                 let text = String::from_utf8_lossy(&line);
-                if let Some(text) = text.trim_end().strip_prefix(LINE) {
-                    println!("{text}");
+                // An empty line has lost the space at its end.
+                if let Some(text) = text.trim_end().strip_prefix(LINE.trim_end()) {
+                    println!("{}", text.strip_prefix(' ').unwrap_or(text));
                 }
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
