@@ -328,7 +328,8 @@ fn follow(mut child: Child, console: &Path, timeout: Duration) -> Outcome {
                 let text = String::from_utf8_lossy(&line);
                 // An empty line has lost the space at its end.
                 if let Some(text) = text.trim_end().strip_prefix(LINE.trim_end()) {
-                    println!("{}", text.strip_prefix(' ').unwrap_or(text));
+                    // Whoever reads may have seen enough; the run goes on and has its exit code.
+                    let _ = writeln!(std::io::stdout(), "{}", text.strip_prefix(' ').unwrap_or(text));
                 }
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
