@@ -76,6 +76,11 @@ pub(crate) fn registration(
     Ok((sequence, lifetime.unwrap_or_default()))
 }
 
+/// Whether a sequence number is newer than another, modulo 2¹⁶ (RFC 6275 §9.5.1).
+pub(crate) fn is_newer(number: u16, last: u16) -> bool {
+    (1..0x8000).contains(&number.wrapping_sub(last))
+}
+
 /// Waits for ESP of SPI `spis.0` from `care_of` and ESP of SPI `spis.1` back, in this order.
 pub(crate) fn protected_registration(
     link: &mut Observer,

@@ -134,22 +134,38 @@ impl Drop for Daemon<'_> {
     }
 }
 
-/// Everything that a daemon may put into the kernel of its node: security associations and policies, rules, links, routes
-/// and addresses but those of the network cards.
-pub(crate) fn traces(node: &Node) -> Outcome<String> {
+/// Everything that a daemon may put into the kernel of its node and has to take away again: policies and `ro` states, rules,
+/// links, routes and addresses. By design two things stay: ESP associations, whose sequence numbers must not begin again,
+/// and the failsafe policies, which let nothing out in the clear while nobody watches.
+fn traces(node: &Node) -> Outcome<String> {
     let mut all = String::new();
+    for (arguments, stays) in
+        [(&["xfrm", "state", "list", "nokeys"][..], "\tproto esp "), (&["xfrm", "policy"], " action block ")]
+    {
+        let dump = node.command("ip", arguments)?;
+        // An entry begins where a line is not indented.
+        let entries = dump.split_inclusive('\n').fold(Vec::<String>::new(), |mut entries, line| {
+            match entries.last_mut() {
+                Some(entry) if line.starts_with('\t') => entry.push_str(line),
+                _ => entries.push(line.to_owned()),
+            }
+            entries
+        });
+        all.extend(entries.into_iter().filter(|entry| !entry.contains(stays)));
+    }
     for arguments in [
-        &["xfrm", "state", "list", "nokeys"][..],
-        &["xfrm", "policy"],
-        &["-6", "rule"],
-        &["-6", "-brief", "link"],
+        &["-6", "rule"][..],
         &["-6", "route", "show", "table", "all", "proto", "75"],
         &["-6", "route", "show", "table", "all", "type", "local"],
         &["-6", "neigh", "show", "proxy"],
     ] {
         all.push_str(&node.command("ip", arguments)?);
     }
-    // What moves with the host, or counts by itself, is not the daemon's.
+    for line in node.command("ip", &["-brief", "link"])?.lines() {
+        // State and MAC address of a bridge follow its ports.
+        all.push_str(&format!("link {}\n", line.split_whitespace().next().unwrap_or_default()));
+    }
+    // What moves with the host is not the daemon's.
     Ok(all.lines().filter(|line| !line.contains(" dev eth0 ")).map(|line| format!("{line}\n")).collect())
 }
 

@@ -26,7 +26,8 @@ fn run(lab: &Lab) -> Outcome {
     for destination in [CARE_OF, HOME_AGENT, GUEST] {
         for _ in 0..PACKETS {
             let (next_header, payload) = noisy_payload(&mut noise);
-            send_packet(&net.far, destination, ipv6(FAR, destination, next_header, &payload))?;
+            let source = [FAR, HOME_AGENT, CARE_OF, GUEST][noise.below(4)];
+            send_packet(&net.far, destination, ipv6(source, destination, next_header, &payload))?;
         }
     }
     lab.step("noise from the guest");
@@ -73,7 +74,8 @@ fn noisy_frame(noise: &mut Noise, router: [u8; 6]) -> Vec<u8> {
     let payload = noise.bytes(length);
     let mac = [0x52, 0x54, 0, 0, 0, 0x10];
     match noise.below(4) {
-        0 => [&router[..], &mac, &payload].concat(),
+        // An EtherType of noise, too.
+        0 => [&router[..], &mac, &noise.bytes(2), &payload].concat(),
         1 => frame(router, mac, &payload),
         2 => frame([0x33, 0x33, 0, 0, 0, 1], mac, &ipv6(GUEST, "ff02::1".parse().unwrap_or(FAR), 58, &payload)),
         _ => {
