@@ -6,7 +6,8 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "esp-missing-no-plaintext",
     readme: include_str!("README.md"),
     peer: Peer::None,
-    well_formed: true,
+    // Not for tshark: an association that comes back begins again with sequence numbers it has used.
+    well_formed: false,
     run,
 };
 
@@ -22,7 +23,9 @@ fn run(lab: &Lab) -> Outcome {
     foreign.must_not_see("anything of the host for the home agent", Duration::from_secs(8), |packet| {
         packet.is_from_to(CARE_OF, HOME_AGENT) || packet.is_from_to(GUEST, HOME_AGENT)
     })?;
-    ensure(net.host.read("/proc/thread-self/net/xfrm_stat")?.lines().any(refused), || "the host's kernel has held nothing back".into())?;
+    ensure(net.host.read("/proc/thread-self/net/xfrm_stat")?.lines().any(refused), || {
+        "the host's kernel has held nothing back".into()
+    })?;
 
     lab.step("the host moves");
     net.move_host()?;
