@@ -136,11 +136,16 @@ impl Entry {
             (State::Bound { .. }, Some(last)) if !newer => self.refuse_sequence(&request, last, ctx),
             (State::Bound { .. }, _) => {
                 self.last_sequence = Some(request.sequence);
-                if request.acknowledge {
-                    // Before the kernel state goes.
+                // To a care-of address before the kernel state goes; to a mobile node at home after that, when its home
+                // address is not routed into the tunnel any more.
+                let at_home = request.reply_via.is_none();
+                if request.acknowledge && !at_home {
                     self.answer(&request, Status::ACCEPTED, request.sequence, Lifetime::ZERO, ctx);
                 }
                 self.end(ctx);
+                if request.acknowledge && at_home {
+                    self.answer(&request, Status::ACCEPTED, request.sequence, Lifetime::ZERO, ctx);
+                }
                 self.event(Event::Deregistered, ctx);
             }
             (State::Detecting { .. }, _) if !newer => return Err(DiscardReason::DetectionUnderWay),
@@ -320,7 +325,8 @@ impl Entry {
         self.answer(request, status, sequence, Lifetime::ZERO, ctx);
     }
 
-    /// Answers; an acceptance waits until the kernel state of its binding is in force.
+    /// Answers; an acceptance waits until the kernel state of its binding is in force, an answer to a mobile node at home
+    /// until that of its former binding has gone.
     fn answer(
         &mut self,
         request: &Request,
@@ -330,7 +336,7 @@ impl Entry {
         ctx: &mut Context<'_>,
     ) {
         let fence = match self.secured {
-            Some((_, generation)) if !lifetime.is_zero() => generation,
+            Some((_, generation)) if !lifetime.is_zero() || request.reply_via.is_none() => generation,
             _ => ctx.generations.applied(),
         };
         let transmit = acknowledgement(request, status, sequence, lifetime, fence, ctx.counters);

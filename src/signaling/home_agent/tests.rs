@@ -333,6 +333,20 @@ fn deletion_with_lifetime_zero_or_from_home() {
 }
 
 #[test]
+fn a_mobile_node_at_home_is_answered_when_the_tunnel_has_gone() {
+    let mut bench = Bench::bound();
+    bench.secures = false;
+    let update = home_registration(11, home(), 0);
+    bench.receive(Received { source: home(), destination: us(), care_of: None }, update);
+    assert!(bench.answers.is_empty(), "its home address is still routed into the tunnel");
+    let (generation, care_of) = *bench.secured.last().unwrap();
+    assert_eq!(care_of, None);
+    bench.agent.applied(generation, bench.now);
+    bench.drain();
+    assert_eq!(bench.answers, [Answer { status: 0, sequence: 11, lifetime: 0, via: None }]);
+}
+
+#[test]
 fn deletion_of_nothing_gets_133_and_older_updates_do_not_come_back() {
     let mut bench = Bench::new();
     bench.update(10, here(), 0);
