@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::capture::Observer;
@@ -101,15 +102,16 @@ fn summary(lists: &[Checklist]) {
 
 fn show(job: &Job, half: &Half, list: &mut Checklist) -> Outcome {
     let mut lab = Lab::new(&job.directory.join(half.directory), &job.kagemusha, None)?;
-    let links = [FOREIGN, FOREIGN2, HOME].map(|link| lab.watch(link));
-    let mut observers = Vec::new();
-    for link in links {
-        observers.push(link?);
-    }
+    let timeline = Timeline(Mutex::new(vec![lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?, lab.watch(HOME)?]));
     let stop = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {
-        scope.spawn(|| timeline(observers, &stop));
-        let outcome = act(&lab, half, list);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                timeline.print();
+                std::thread::sleep(Duration::from_millis(30));
+            }
+        });
+        let outcome = act(&lab, half, &timeline, list);
         stop.store(true, Ordering::Relaxed);
         outcome
     });
@@ -117,17 +119,24 @@ fn show(job: &Job, half: &Half, list: &mut Checklist) -> Outcome {
     outcome
 }
 
-/// Prints what is of interest on the links, in the order of its time, until told to stop.
-fn timeline(mut observers: Vec<Observer>, stop: &AtomicBool) {
-    loop {
-        let last = stop.load(Ordering::Relaxed);
+/// Prints what is of interest on the links, as it comes.
+struct Timeline(Mutex<Vec<Observer>>);
+
+impl Timeline {
+    /// What has come since the last time, in the order of its time.
+    fn print(&self) {
+        let mut observers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut packets: Vec<_> = observers.iter_mut().flat_map(Observer::take).filter(|p| is_of_interest(p)).collect();
         packets.sort_by_key(|packet| packet.time);
         packets.iter().for_each(|packet| println!("{LINE}{packet}"));
-        if last {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(30));
+    }
+
+    /// A headline, below everything that came before it.
+    fn headline(&self, text: &str) {
+        // What the last ping has caused may still be on its way through the capture.
+        std::thread::sleep(Duration::from_millis(100));
+        self.print();
+        say(&format!("\n-- {text}"));
     }
 }
 
@@ -138,7 +147,7 @@ fn is_of_interest(packet: &Packet) -> bool {
     packet.spi().is_some() || packet.has_mobility_header() || echo || (discovery && packet.has_target(GUEST))
 }
 
-fn act(lab: &Lab, half: &Half, list: &mut Checklist) -> Outcome {
+fn act(lab: &Lab, half: &Half, timeline: &Timeline, list: &mut Checklist) -> Outcome {
     let net = &lab.net;
     let (mut foreign, mut foreign2) = (lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
     let registered = |link: &mut Observer, care_of: Ipv6Addr, timeout: Duration| match half.protected {
@@ -146,16 +155,16 @@ fn act(lab: &Lab, half: &Half, list: &mut Checklist) -> Outcome {
         false => registration(link, care_of, GUEST, 0, timeout).map(|_| ()),
     };
 
-    say("\n-- The host registers the guest's home address: binding update, binding acknowledgement");
+    timeline.headline("The host registers the guest's home address: binding update, binding acknowledgement");
     let home_agent = lab.start_home_agent(half.home_agent)?;
     let mobile_node = lab.start_mobile_node(&net.host, half.host)?;
     list.push(("registration: BU, BA", registered(&mut foreign, CARE_OF, FIRST_REGISTRATION)));
     list.push(("the guest finds its router", lab.wait_for_router(&net.guest)));
 
-    say("\n-- Guest and correspondent, guest and home agent: echo requests and replies in the tunnel");
+    timeline.headline("Guest and correspondent, guest and home agent: echo requests and replies in the tunnel");
     exchange(lab, &mut foreign, CARE_OF, list);
 
-    say("\n-- Security associations and policies in force on the host");
+    timeline.headline("Security associations and policies in force on the host");
     let associations = net.host.command("ip", &["-d", "xfrm", "state", "list", "nokeys"])?;
     let policies = net.host.command("ip", &["-d", "xfrm", "policy"])?;
     say(&brief(&associations));
@@ -165,7 +174,7 @@ fn act(lab: &Lab, half: &Half, list: &mut Checklist) -> Outcome {
         list.push(("both security associations are in force", crate::failure::ensure(both, || associations.clone())));
     }
 
-    say("\n-- The host moves to 2001:db8:4000::/64");
+    timeline.headline("The host moves to 2001:db8:4000::/64");
     net.move_host()?;
     list.push((
         "after the move: BU, BA by the new care-of address",
@@ -173,11 +182,11 @@ fn act(lab: &Lab, half: &Half, list: &mut Checklist) -> Outcome {
     ));
     exchange(lab, &mut foreign2, CARE_OF_AFTER_MOVE, list);
 
-    say("\n-- The host de-registers");
-    list.push(("the host's daemon ends and leaves nothing behind", lab.end([mobile_node])));
+    timeline.headline("The host de-registers");
+    list.push(("the host's daemon ends and cleans up", lab.end([mobile_node])));
     list.push(("de-registration: BU, BA", registered(&mut foreign2, CARE_OF_AFTER_MOVE, SOON)));
     list.push(("the guest is not reached any more", lab.ping_unanswered(&net.cn, GUEST)));
-    list.push(("the home agent's daemon ends and leaves nothing behind", lab.end([home_agent])));
+    list.push(("the home agent's daemon ends and cleans up", lab.end([home_agent])));
     if half.protected {
         list.push(("no mobility header in the clear, on any link", lab.no_readable_mobility_header()));
     }
@@ -212,8 +221,17 @@ fn exchange(lab: &Lab, link: &mut Observer, care_of: Ipv6Addr, list: &mut Checkl
 
 /// What matters of a dump of the kernel's IPsec state: no lifetimes, no statistics.
 fn brief(dump: &str) -> String {
-    let noise =
-        ["lifetime", "limit:", "expire", "stats:", "replay-window 0 replay", "(bytes)", "add 20", "anti-replay"];
+    let noise = [
+        "lifetime",
+        "limit:",
+        "expire",
+        "stats:",
+        "replay-window 0 replay",
+        "(bytes)",
+        "add 20",
+        "anti-replay",
+        "lastused",
+    ];
     let lines = dump.lines().filter(|line| !noise.iter().any(|noise| line.contains(noise)));
     let lines: Vec<String> = lines.map(|line| format!("   {}", line.replace('\t', "    "))).collect();
     if lines.is_empty() { "   none".into() } else { lines.join("\n") }

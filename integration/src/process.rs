@@ -83,6 +83,13 @@ impl<'lab> Daemon<'lab> {
         ensure(status.success(), || format!("{} ended with {status}; its log:{}", self.name, self.tail()))
     }
 
+    /// SIGTERM for a peer, whose exit status is its own affair.
+    pub(crate) fn terminate_anyhow(&mut self) -> Outcome {
+        self.must_run()?;
+        self.signal(Signal::SIGTERM)?;
+        self.wait(Duration::from_secs(15)).map(|_| ())
+    }
+
     /// SIGKILL: a crash.
     pub(crate) fn crash(&mut self) -> Outcome {
         self.signal(Signal::SIGKILL)?;

@@ -104,6 +104,10 @@ impl Topology {
             for scope in ["all", "default"] {
                 node.sysctl(&format!("conf/{scope}/accept_dad"), "0")?;
             }
+            if matches!(name, "cn" | "far") {
+                // Where a home agent advertises its link, the correspondents still have the addresses of the cast only.
+                node.sysctl("conf/default/autoconf", "0")?;
+            }
             if name.starts_with("guest") {
                 // A guest that came up before its host's daemon asks again soon.
                 for key in ["router_solicitations", "router_solicitation_interval", "router_solicitation_max_interval"]

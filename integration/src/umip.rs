@@ -3,12 +3,15 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
+use crate::dissect::icmpv6;
 use crate::expect::SOON;
 use crate::failure::{Failure, Outcome, While};
 use crate::node::Node;
 use crate::process::{Daemon, wait_until};
 use crate::scenario::Lab;
+use crate::topology::HOME;
 
 /// Whether binding updates and acknowledgements go under ESP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +42,8 @@ pub(crate) struct Umip<'lab> {
 impl Umip<'_> {
     /// Ends both.
     pub(crate) fn end(mut self) -> Outcome {
-        self.mip6d.terminate()?;
-        self.radvd.terminate()
+        self.mip6d.terminate_anyhow()?;
+        self.radvd.terminate_anyhow()
     }
 }
 
@@ -59,7 +62,7 @@ pub(crate) struct Radvd<'lab>(Daemon<'lab>);
 
 impl Radvd<'_> {
     pub(crate) fn end(mut self) -> Outcome {
-        self.0.terminate()
+        self.0.terminate_anyhow()
     }
 }
 
@@ -79,6 +82,10 @@ pub(crate) fn start_home_agent(lab: &Lab, protection: Protection) -> Outcome<Umi
         mip6d.must_run()?;
         let listens = ha.read("/proc/thread-self/net/raw6")?.contains(":0087 ");
         Ok(listens && (protection == Protection::None || ha.command("ip", &["xfrm", "policy"])?.contains("type 6")))
+    })?;
+    // It learns its own home link from an advertisement, and answers with status 132 before.
+    lab.watch(HOME)?.must_see("a router advertisement of the home agent", Duration::from_secs(10), |packet| {
+        packet.is_icmpv6(icmpv6::ROUTER_ADVERTISEMENT)
     })?;
     Ok(Umip { radvd, mip6d })
 }
@@ -106,7 +113,7 @@ pub(crate) fn start_mobile_node(lab: &Lab, protection: Protection) -> Outcome<Um
 impl<'lab> Umip<'lab> {
     /// Kills the mobile node and starts it again: it has forgotten its sequence number and begins with a random one.
     pub(crate) fn restart_mobile_node(&mut self, lab: &'lab Lab, protection: Protection) -> Outcome {
-        self.mip6d.terminate()?;
+        self.mip6d.terminate_anyhow()?;
         self.mip6d = restart_mobile_node(lab, protection)?;
         Ok(())
     }

@@ -21,8 +21,8 @@ fn run(lab: &Lab) -> Outcome {
     // One in two is old; twelve new ones in a row would be one in four thousand.
     for attempt in 1..=12 {
         let answer = foreign.must_see("a binding acknowledgement", Duration::from_secs(30), acknowledgement)?;
-        let (status, sequence, _) = answer.binding_acknowledgement().unwrap_or_default();
-        lab.step(&format!("start {attempt}: status {status}, sequence number {sequence}"));
+        let (status, sequence, lifetime) = answer.binding_acknowledgement().unwrap_or_default();
+        lab.step(&format!("start {attempt}: status {status}, sequence number {sequence}, lifetime {lifetime}"));
         if status == 135 {
             foreign.must_see("an accepted registration", SOON, |packet| {
                 acknowledgement(packet) && packet.binding_acknowledgement().is_some_and(|(status, ..)| status == 0)
@@ -33,6 +33,7 @@ fn run(lab: &Lab) -> Outcome {
         }
         ensure(status == 0, || format!("status {status}"))?;
         peer.restart_mobile_node(lab, Protection::None)?;
+        foreign.take();
     }
     Err(crate::failure::Failure::new("no start had an old sequence number"))
 }

@@ -48,11 +48,15 @@ fn run(lab: &Lab) -> Outcome {
     let radvd = umip::advertise_home_link(lab)?;
     home.take();
     net.replug(&net.host, "eth0", HOME)?;
-    home.must_see("ESP 0x3e8 from the home address", Duration::from_secs(30), |packet| {
+    let deregistration = home.must_see("ESP 0x3e8 from the home address", Duration::from_secs(30), |packet| {
         packet.is_from_to(GUEST, HOME_AGENT) && packet.spi() == Some(SPIS.0) && packet.home_address().is_none()
     })?;
     home.must_see("ESP 0x3e9 to the home address", SOON, |packet| {
         packet.is_from_to(HOME_AGENT, GUEST) && packet.spi() == Some(SPIS.1) && packet.home_address().is_none()
+    })?;
+    lab.on(HOME)?.observer_of_all().must_not_have_seen("a repeated de-registration", {
+        let first = deregistration.time;
+        move |packet| packet.is_from_to(GUEST, HOME_AGENT) && packet.spi() == Some(SPIS.0) && packet.time > first
     })?;
     net.cn.ip("neigh flush all")?;
     let mut home = lab.watch(HOME)?;
