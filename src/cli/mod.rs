@@ -1,6 +1,6 @@
 //! The command line: parses arguments, loads files, and turns results into exit codes.
 //!
-//! Exit codes: 0 success, 1 failure while running, 2 the command line or a file is wrong and nothing was changed.
+//! Exit codes: 0 success, 1 failure while running (of `check`: something is missing), 2 the command line or a file is wrong and nothing was changed.
 
 pub mod policy;
 

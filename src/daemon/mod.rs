@@ -1,4 +1,9 @@
 //! The shell: the only layer with tokio, sockets, netlink, files, clocks and randomness.
+//!
+//! [`start`] runs a role. Its event loop ([`mobile_node`], [`home_agent`]) joins the pure engines with the kernel's state ([`kernel`], [`reconcile`],
+//! [`netlink`]), the sockets ([`mobility_socket`], [`tunnel_socket`], [`packet_socket`]; ancillary data by RFC 3542 §6 in [`control`]), the ports of the
+//! guests ([`ports`], [`tap`]) and the store ([`sequences`], [`store`]). Packets go through threads of their own ([`packet_path`]). [`check`] tries
+//! without changing anything; [`keys`] reads policy and key files.
 
 pub mod check;
 pub mod clock;

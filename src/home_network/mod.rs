@@ -3,9 +3,13 @@
 //! One [`PseudoHomeNetwork`] stands behind each *port*, a bridge with one or several guests on it. It is the router
 //! and every other host of the home link at one constant MAC address. Frames come in two ways:
 //!
-//! * [`classify`] looks at each frame the port gives, on the packet path, against an immutable view ([`PortGuests`]): data for the
+//! * [`classify()`] looks at each frame the port gives, on the packet path, against an immutable view ([`PortGuests`]): data for the
 //!   tunnel, or a frame for the network, or nothing.
 //! * [`PseudoHomeNetwork::handle_frame`] takes the frames for the network: neighbor and router discovery, the arrival of guests.
+//!
+//! Towards the guest it is a router and its neighbours by RFC 4861: router advertisements and their timers (§6.2.4), their prefix, MTU and lifetime (§4.2, §4.6),
+//! answers to router and neighbour solicitations (§6.2, §7.2), nothing to duplicate address detection of the guest's own addresses (RFC 4862 §5.4).
+//! It answers echo requests to the router (RFC 4443 §4.2), and swallows multicast listener reports (RFC 2710 §3, RFC 3810 §5.2).
 
 pub mod advertisement;
 pub mod classify;

@@ -92,7 +92,7 @@ impl PseudoHomeNetwork {
         network
     }
 
-    /// The view for [`super::classify`]. A new one after each [`Self::attached`] and [`Self::detached`].
+    /// The view for [`super::classify()`]. A new one after each [`Self::attached`] and [`Self::detached`].
     pub fn guests(&self) -> Arc<PortGuests> {
         Arc::clone(&self.view)
     }
@@ -144,7 +144,7 @@ impl PseudoHomeNetwork {
         self.handle_timeout(now);
     }
 
-    /// Takes a frame that [`super::classify`] gave to the network (or any other: it is classified again).
+    /// Takes a frame that [`super::classify()`] gave to the network (or any other: it is classified again).
     pub fn handle_frame(&mut self, frame: &[u8], now: Instant) {
         if let Err(reason) = self.take_frame(frame, now) {
             self.counters.count(reason);

@@ -87,11 +87,10 @@ pub fn compile(configuration: &Configuration, bindings: &Bindings, site: &Site) 
     state
 }
 
-/// What stays when the daemon stops for good: the failsafe policies and the ESP SAs.
+/// What is in force from the start to the end of the daemon, whatever the bindings: the failsafe policies and the ESP SAs.
 ///
-/// An SA that is removed and made again from the same file starts again at sequence number 0: a peer with a replay window
-/// refuses it, and a counter-mode cipher repeats its nonces (RFC 4106 §3.1). To leave nothing at all, reconcile with
-/// `KernelState::default()`.
+/// The daemon begins with it, before anything can be sent. To leave nothing at all, reconcile with `KernelState::default()`; where
+/// the sequence numbers of an SA go on that is made again later is the daemon's to know (`daemon::sequences`).
 pub fn at_rest(configuration: &Configuration) -> KernelState {
     let mut state = KernelState::default();
     let home_agent = Prefix::host(configuration.home_agent);

@@ -1,7 +1,10 @@
 //! What the kernel shall hold, as values: security associations, security policies, links, addresses, routes, rules.
 //!
-//! [`compile`] says what is wanted, [`owned`] what of the observed state is ours, [`diff`] how to get from one to the
+//! [`compile()`] says what is wanted, [`owned`] what of the observed state is ours, [`diff`] how to get from one to the
 //! other in an order that never lets a protected binding update leave in clear. Applying it is the shell's work.
+//!
+//! The SAs and SPs are those that RFC 3776 §3.1 wants for home registrations, selected as RFC 4301 §4.4.1 says; the Home Address option and the type 2 routing
+//! header (RFC 6275 §6.3, §6.4) are put in and taken off by the kernel by templates of the same policies.
 //!
 //! What is ours is recognisable, so that a restart finds it and an alien object is never touched:
 //! policies by their priority band, routes by their protocol, rules by preference band and protocol, links by name and

@@ -7,6 +7,9 @@
 //! | out of the tunnel | [`egress::process`]: payload of a raw socket | [`home_agent::from_mobile_node`]: payload of a raw socket |
 //! | beside the tunnel | [`routing_header::strip_type2_routing_header`]: the home agent's own packets | |
 //!
+//! The hop limit and Packet Too Big follow RFC 2473 §3, §6.3 and §7.1, congestion notification RFC 6040 §4, errors RFC 4443 §2.4; which addresses may
+//! enter and leave, RFC 6275 §10.4.5 and §11.3.1.
+//!
 //! Each looks its guest up in an immutable table ([`Table`], [`home_agent::HomeAgentTable`]) that the daemon swaps as
 //! a whole, edits the packet in place, and says what to do with it. Nothing is counted here but by [`Counters`],
 //! which every result can be given to.
