@@ -39,9 +39,18 @@ impl KeySource for Keys {
             ("saltless", _) => 16,
             ("sha1", _) | (_, "sha1") => 20,
             (_, "gcm") => 36,
+            (_, "3des") => 24,
+            (_, "md5") => 16,
+            (_, "sha384") => 48,
+            (_, "sha512") => 64,
+            (_, "des") => 8,
             _ => 32,
         };
         Ok(SecretKey::new(key_octets(if stem.starts_with("copy-") { "copy" } else { &name }, length)))
+    }
+
+    fn host_name(&self) -> Option<String> {
+        Some("host-a".to_owned())
     }
 }
 
@@ -222,6 +231,10 @@ fn every_field_arrives() {
     assert_eq!(policy.home_agent.interface.as_deref(), Some("eth0"));
     assert_eq!(policy.home_agent.maximum_lifetime, Duration::from_secs(420));
     assert!(!policy.home_agent.detect_duplicates && policy.guests[0].attachment.is_none());
+
+    let policy = load("tests/policies/good/home-agent-two-hosts.toml");
+    let spis: Vec<u32> = policy.guests[0].protection.associations().iter().map(|one| one.key.spi).collect();
+    assert_eq!(spis, [0x3e8, 0x3ea, 0x3e9]);
 
     let policy = load("tests/policies/good/many-guests.toml");
     assert_eq!(policy.guests[2].protection, Protection::None);

@@ -107,6 +107,10 @@ impl KeySource for KeyFiles {
         }
         Ok(policy::parse_key_text(&text[..length])?)
     }
+
+    fn host_name(&self) -> Option<String> {
+        std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned())
+    }
 }
 
 fn judge(file: &File, user: u32) -> Result<(), KeyError> {

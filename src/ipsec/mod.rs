@@ -7,7 +7,7 @@ pub mod security_association;
 pub mod security_policy;
 pub mod selector;
 
-pub use algorithm::{Encryption, Integrity};
+pub use algorithm::{Encryption, Integrity, Standing};
 pub use key::SecretKey;
 pub use security_association::{AssociationKey, ReplayState, SecurityAssociation, Transform};
 pub use security_policy::{Action, Direction, Level, Mode, PolicyKey, SecurityPolicy, Template, TemplateProtocol};

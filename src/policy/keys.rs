@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::ipsec::SecretKey;
+use crate::ipsec::{AssociationKey, SecretKey};
 
 /// Where keys come from.
 pub trait KeySource {
@@ -14,6 +14,12 @@ pub trait KeySource {
     /// # Errors
     /// When there is no such file, when others than its owner may read it, or when it does not hold hexadecimal digits.
     fn read_key(&self, path: &Path) -> Result<SecretKey, KeyError>;
+
+    /// The name of this machine, when the policy is to be used on it: a security association that names another host is refused
+    /// then. None: the policy is only looked at.
+    fn host_name(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Why a key file gave no key. No variant holds any part of the file's content.
@@ -154,6 +160,19 @@ pub struct KeyFile {
     pub purpose: String,
     /// How many octets of keying material to generate.
     pub octets: usize,
+}
+
+/// Where the keys of a security association of a policy came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPaths {
+    /// The association.
+    pub association: AssociationKey,
+    /// The host that alone encrypts with it, when the policy names one.
+    pub host: Option<String>,
+    /// Path of the encryption key; none with `null`.
+    pub encryption: Option<PathBuf>,
+    /// Path of the integrity key; none with an AEAD.
+    pub integrity: Option<PathBuf>,
 }
 
 #[cfg(test)]

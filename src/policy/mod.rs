@@ -9,6 +9,7 @@
 
 mod association;
 mod guest;
+mod keying;
 mod keys;
 mod model;
 mod redact;
@@ -20,14 +21,14 @@ mod value;
 
 use std::sync::Arc;
 
-pub use keys::{KeyError, KeyFile, KeySource, KeyTextError, key_text, parse_key_text};
+pub use keys::{KeyError, KeyFile, KeyPaths, KeySource, KeyTextError, key_text, parse_key_text};
 pub use model::{
     Attachment, GuestPolicy, HomeAgentPolicy, Policy, Port, Protection, Role, RouterPolicy, UplinkPolicy, Warning,
 };
 pub use report::{Diagnostic, Report};
 
 use report::Source;
-use resolve::Resolver;
+use resolve::{Resolved, Resolver};
 
 /// Loads the policy of a host that speaks Mobile IPv6 for its guests.
 ///
@@ -37,7 +38,7 @@ use resolve::Resolver;
 /// # Errors
 /// When the text is no valid policy, or a key cannot be had: all that is wrong, at once.
 pub fn load_mobile_node(file_name: &str, text: &str, keys: &dyn KeySource) -> Result<Policy, Report> {
-    load(Role::MobileNode, file_name, text, Some(keys)).map(|(policy, _)| policy)
+    load(Role::MobileNode, file_name, text, Some(keys)).map(|resolved| resolved.policy)
 }
 
 /// Loads the policy of a home agent; otherwise like [`load_mobile_node`].
@@ -45,7 +46,7 @@ pub fn load_mobile_node(file_name: &str, text: &str, keys: &dyn KeySource) -> Re
 /// # Errors
 /// As [`load_mobile_node`].
 pub fn load_home_agent(file_name: &str, text: &str, keys: &dyn KeySource) -> Result<Policy, Report> {
-    load(Role::HomeAgent, file_name, text, Some(keys)).map(|(policy, _)| policy)
+    load(Role::HomeAgent, file_name, text, Some(keys)).map(|resolved| resolved.policy)
 }
 
 /// The key files that a policy names, each once and in the order of the file, without reading any.
@@ -53,7 +54,21 @@ pub fn load_home_agent(file_name: &str, text: &str, keys: &dyn KeySource) -> Res
 /// # Errors
 /// When the text is no valid policy, whatever the keys.
 pub fn key_files(role: Role, file_name: &str, text: &str) -> Result<Vec<KeyFile>, Report> {
-    load(role, file_name, text, None).map(|(_, key_files)| key_files)
+    load(role, file_name, text, None).map(|resolved| resolved.key_files)
+}
+
+/// Loads a policy like [`load_mobile_node`] and [`load_home_agent`], and tells where the keys of its security associations came
+/// from.
+///
+/// # Errors
+/// As [`load_mobile_node`].
+pub fn load_with_key_paths(
+    role: Role,
+    file_name: &str,
+    text: &str,
+    keys: &dyn KeySource,
+) -> Result<(Policy, Vec<KeyPaths>), Report> {
+    load(role, file_name, text, Some(keys)).map(|resolved| (resolved.policy, resolved.key_paths))
 }
 
 /// The role that a policy file is for: a home agent's names the interface on the home link, or another thing that only home
@@ -69,12 +84,7 @@ pub fn role_of(text: &str) -> Role {
     }
 }
 
-fn load(
-    role: Role,
-    file_name: &str,
-    text: &str,
-    keys: Option<&dyn KeySource>,
-) -> Result<(Policy, Vec<KeyFile>), Report> {
+fn load(role: Role, file_name: &str, text: &str, keys: Option<&dyn KeySource>) -> Result<Resolved, Report> {
     let source = Arc::new(Source::new(file_name, text));
     let file: schema::File =
         toml::from_str(text).map_err(|error| Report::new(vec![syntax::diagnose(&source, &error)]))?;

@@ -157,7 +157,8 @@ pub enum Protection {
         reqid_to_home_agent: u32,
         /// Reqid of the SA from the home agent to the home address; not 0, and not the one above.
         reqid_to_guest: u32,
-        /// The SAs: one to the home agent, then one to the guest. Addresses are home address and home agent, reqids those above.
+        /// The SAs: those to the home agent (a host has one, the home agent one for each host of the guest), then one to the
+        /// guest. Addresses are home address and home agent, reqids those above.
         associations: Vec<SecurityAssociation>,
     },
 }

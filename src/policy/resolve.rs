@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::association::UsedKeys;
-use super::keys::{KeyFile, KeySource};
+use super::keying::UsedKeys;
+use super::keys::{KeyFile, KeyPaths, KeySource};
 use super::report::{Diagnostic, Report, Source};
 use super::schema::{self, Field};
 use super::value::{self, Wrong};
@@ -19,6 +19,13 @@ use crate::vocabulary::{MacAddress, Prefix};
 
 const DEFAULT_MAXIMUM_LIFETIME: Duration = Duration::from_secs(3600);
 
+/// What became of a file.
+pub(super) struct Resolved {
+    pub(super) policy: Policy,
+    pub(super) key_files: Vec<KeyFile>,
+    pub(super) key_paths: Vec<KeyPaths>,
+}
+
 /// The state of resolving one file.
 pub(super) struct Resolver<'a> {
     pub(super) role: Role,
@@ -26,6 +33,11 @@ pub(super) struct Resolver<'a> {
     /// None: key files are named, not read.
     pub(super) keys: Option<&'a dyn KeySource>,
     pub(super) key_files: Vec<KeyFile>,
+    pub(super) key_paths: Vec<KeyPaths>,
+    /// The name of this machine, where it matters.
+    pub(super) this_host: Option<String>,
+    /// Whether the SA at hand has `legacy = true`.
+    pub(super) legacy_allowed: bool,
     pub(super) used_keys: UsedKeys,
     pub(super) home_agent_address: Option<Ipv6Addr>,
     pub(super) home_link: Option<Prefix>,
@@ -54,6 +66,9 @@ impl<'a> Resolver<'a> {
             source,
             keys,
             key_files: Vec::new(),
+            key_paths: Vec::new(),
+            this_host: keys.and_then(KeySource::host_name),
+            legacy_allowed: false,
             used_keys: UsedKeys::default(),
             home_agent_address: None,
             home_link: None,
@@ -64,7 +79,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// The whole file.
-    pub(super) fn resolve(mut self, file: &schema::File) -> Result<(Policy, Vec<KeyFile>), Report> {
+    pub(super) fn resolve(mut self, file: &schema::File) -> Result<Resolved, Report> {
         let home_agent = self.home_agent(file.home_agent.as_ref());
         let uplink = self.uplink(file.uplink.as_ref());
         if file.guest.is_empty() {
@@ -79,7 +94,8 @@ impl<'a> Resolver<'a> {
             Some(home_agent) if self.errors.is_empty() => {
                 self.warnings.sort_by_key(Diagnostic::offset);
                 let warnings = self.warnings.into_iter().map(Diagnostic::into_warning).collect();
-                Ok((Policy { role: self.role, home_agent, uplink, guests, warnings }, self.key_files))
+                let policy = Policy { role: self.role, home_agent, uplink, guests, warnings };
+                Ok(Resolved { policy, key_files: self.key_files, key_paths: self.key_paths })
             }
             _ => Err(Report::new(self.errors)),
         }

@@ -115,6 +115,8 @@ pub(super) struct Association {
     pub(super) encryption: Field<Algorithm>,
     pub(super) integrity: Field<Algorithm>,
     pub(super) replay_window: Field<i64>,
+    pub(super) host: Field<String>,
+    pub(super) legacy: Field<bool>,
 }
 
 /// `encryption = { … }` and `integrity = { … }`.

@@ -121,6 +121,18 @@ pub(super) fn guest_name(text: &str) -> Result<String, Wrong> {
     ))
 }
 
+/// The name of a host, as `uname -n` shows it.
+pub(super) fn host_name(text: &str) -> Result<String, Wrong> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !text.is_empty() && text.len() <= 64 && text.chars().all(good) {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong::new(
+        format!("expected a host name of 1 to 64 letters, digits, '.', '_' and '-', got {text:?}"),
+        "write the name that `uname -n` shows on that host",
+    ))
+}
+
 /// A binding lifetime in seconds (RFC 6275 §6.1.7: 16 bits in units of 4 seconds).
 pub(super) fn lifetime(seconds: i64) -> Result<Duration, Wrong> {
     match u64::try_from(seconds) {

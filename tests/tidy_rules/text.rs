@@ -109,7 +109,8 @@ fn check_citation(text: &str, at: usize, note: &mut dyn FnMut(usize, &str)) {
         return; // "the RFC's own words", "rfc-editor"
     }
     let behind = &number[digits..];
-    if text[at..].starts_with("rfc") && number.len() == after.len() && behind.starts_with(['(', '-', '_']) {
+    let name_goes_on = behind.starts_with(['(', '-', '_']) || behind.starts_with("esp(");
+    if text[at..].starts_with("rfc") && number.len() == after.len() && name_goes_on {
         return; // rfc4106(gcm(aes)) is a name of the kernel, rfc6275-11.7.1-name and rfc6275_name those of tests
     }
     if text[..at].ends_with('[') && behind.starts_with(']') {
@@ -213,6 +214,7 @@ mod tests {
             "RFC 6275. 3 of them",
             "the RFC's own terms; the RFCs",
             "rfc4106(gcm(aes))",
+            "rfc7539esp(chacha20,poly1305)",
             "fn rfc6275_example() {}",
             "https://www.rfc-editor.org/rfc/rfc6275",
             "AES-CBC [RFC3602]",
