@@ -23,7 +23,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t = Kernel::Auto)]
     kernel: Kernel,
     /// End everything after so many seconds.
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 780)]
     timeout: u64,
 }
 

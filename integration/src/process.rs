@@ -141,24 +141,12 @@ impl Drop for Daemon<'_> {
     }
 }
 
-/// Everything that a daemon may put into the kernel of its node and has to take away again: policies and `ro` states, rules,
-/// links, routes and addresses. By design two things stay: ESP associations, whose sequence numbers must not begin again,
-/// and the failsafe policies, which let nothing out in the clear while nobody watches.
+/// Everything that a daemon may put into the kernel of its node and has to take away again: security associations and
+/// policies, rules, links, routes and addresses.
 fn traces(node: &Node) -> Outcome<String> {
     let mut all = String::new();
-    for (arguments, stays) in
-        [(&["xfrm", "state", "list", "nokeys"][..], "\tproto esp "), (&["xfrm", "policy"], " action block ")]
-    {
-        let dump = node.command("ip", arguments)?;
-        // An entry begins where a line is not indented.
-        let entries = dump.split_inclusive('\n').fold(Vec::<String>::new(), |mut entries, line| {
-            match entries.last_mut() {
-                Some(entry) if line.starts_with('\t') => entry.push_str(line),
-                _ => entries.push(line.to_owned()),
-            }
-            entries
-        });
-        all.extend(entries.into_iter().filter(|entry| !entry.contains(stays)));
+    for arguments in [&["xfrm", "state", "list", "nokeys"][..], &["xfrm", "policy"]] {
+        all.push_str(&node.command("ip", arguments)?);
     }
     for arguments in [
         &["-6", "rule"][..],
