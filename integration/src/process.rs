@@ -143,7 +143,7 @@ impl Drop for Daemon<'_> {
 
 /// Everything that a daemon may put into the kernel of its node and has to take away again: security associations and
 /// policies, rules, links, routes and addresses.
-fn traces(node: &Node) -> Outcome<String> {
+pub(crate) fn traces(node: &Node) -> Outcome<String> {
     let mut all = String::new();
     for arguments in [&["xfrm", "state", "list", "nokeys"][..], &["xfrm", "policy"]] {
         all.push_str(&node.command("ip", arguments)?);

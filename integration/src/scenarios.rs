@@ -2,12 +2,16 @@
 
 use crate::scenario::Scenario;
 
+#[path = "../scenarios/check-command/scenario.rs"]
+mod check_command;
 #[path = "../scenarios/de-register/scenario.rs"]
 mod de_register;
 #[path = "../scenarios/esp-missing-no-plaintext/scenario.rs"]
 mod esp_missing_no_plaintext;
 #[path = "../scenarios/guest-dad-and-reboot/scenario.rs"]
 mod guest_dad_and_reboot;
+#[path = "../scenarios/guest-without-bridge/scenario.rs"]
+mod guest_without_bridge;
 #[path = "../scenarios/handover/scenario.rs"]
 mod handover;
 #[path = "../scenarios/home-agent-restart/scenario.rs"]
@@ -54,6 +58,7 @@ mod wrong_key_silent;
 /// See the module.
 pub(crate) const ALL: &[&Scenario] = &[
     &the_lab_itself::SCENARIO,
+    &check_command::SCENARIO,
     &register_plain::SCENARIO,
     &register_esp::SCENARIO,
     &refresh::SCENARIO,
@@ -61,6 +66,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &handover::SCENARIO,
     &sequence_135::SCENARIO,
     &two_guests_one_host::SCENARIO,
+    &guest_without_bridge::SCENARIO,
     &home_neighbour_on_link::SCENARIO,
     &off_link_correspondent::SCENARIO,
     &guest_dad_and_reboot::SCENARIO,
