@@ -10,6 +10,8 @@ mod de_register;
 mod esp_missing_no_plaintext;
 #[path = "../scenarios/guest-dad-and-reboot/scenario.rs"]
 mod guest_dad_and_reboot;
+#[path = "../scenarios/guest-migrates-under-esp/scenario.rs"]
+mod guest_migrates_under_esp;
 #[path = "../scenarios/guest-without-bridge/scenario.rs"]
 mod guest_without_bridge;
 #[path = "../scenarios/handover/scenario.rs"]
@@ -18,6 +20,8 @@ mod handover;
 mod home_agent_restart;
 #[path = "../scenarios/home-neighbour-on-link/scenario.rs"]
 mod home_neighbour_on_link;
+#[path = "../scenarios/mobile-node-restart/scenario.rs"]
+mod mobile_node_restart;
 #[path = "../scenarios/off-link-correspondent/scenario.rs"]
 mod off_link_correspondent;
 #[path = "../scenarios/packet-too-big/scenario.rs"]
@@ -65,6 +69,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &de_register::SCENARIO,
     &handover::SCENARIO,
     &sequence_135::SCENARIO,
+    &guest_migrates_under_esp::SCENARIO,
     &two_guests_one_host::SCENARIO,
     &guest_without_bridge::SCENARIO,
     &home_neighbour_on_link::SCENARIO,
@@ -76,6 +81,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &policy_missing_no_plaintext::SCENARIO,
     &wrong_key_silent::SCENARIO,
     &home_agent_restart::SCENARIO,
+    &mobile_node_restart::SCENARIO,
     &random_packets::SCENARIO,
     &umip_home_agent::SCENARIO,
     &umip_home_agent_135::SCENARIO,
