@@ -5,10 +5,10 @@ use crate::node::Node;
 
 /// One `ip` command per feature; the objects go with the namespace.
 const TRIALS: [(&str, &str); 8] = [
-    ("dummy", "link add d type dummy"),
-    ("bridge", "link add b type bridge"),
-    ("veth", "link add v type veth peer name w"),
-    ("TUN", "tuntap add t mode tap"),
+    ("dummy", "link add dev probe0 type dummy"),
+    ("bridge", "link add dev probe1 type bridge"),
+    ("veth", "link add dev probe2 type veth peer name probe3"),
+    ("TUN", "tuntap add dev probe4 mode tap"),
     (
         "ESP for IPv6",
         "xfrm state add src 2001:db8::1 dst 2001:db8::2 proto esp spi 1000 mode transport \
