@@ -46,6 +46,8 @@ fn run(job: &Job) -> Outcome {
                 }
                 report.results.push(ScenarioResult { name: name.clone(), verdict, seconds });
                 report.write(&job.directory)?;
+                // If this kernel is ended from outside, what it has written must not end with it.
+                nix::unistd::sync();
             }
         }
     }

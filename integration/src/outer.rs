@@ -252,6 +252,11 @@ impl Run {
             .start(&scratch)
             .and_then(|child| follow(child, &directory.join("console.log"), Duration::from_secs(options.timeout)));
         fs::remove_dir_all(&scratch).during(|| scratch.display().to_string())?;
+        if result.is_err()
+            && let Ok(unfinished) = Report::read(directory)
+        {
+            table(&unfinished);
+        }
         result?;
         let console = directory.join("console.log");
         Report::read(directory).during(|| format!("the inner side left no report; see {}", console.display()))
