@@ -8,6 +8,7 @@
 //! `None` after every input. A bad packet is never an error: it becomes a counter and an event.
 
 mod backoff;
+mod describe;
 mod engine;
 pub mod home_agent;
 pub mod mobile_node;

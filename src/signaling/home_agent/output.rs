@@ -1,9 +1,11 @@
 //! What the home agent engine takes in, gives out and shows.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
+use crate::signaling::describe;
 use crate::vocabulary::{Generation, GuestId, Lifetime, MacAddress, Prefix, SequenceNumber};
 use crate::wire::mobility::Status;
 
@@ -139,6 +141,50 @@ pub enum Event {
     Discarded(DiscardReason),
 }
 
+impl Event {
+    /// A sentence for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::DetectingDuplicates => "first binding update: detecting duplicates of the home address".to_owned(),
+            Self::Registered { care_of, lifetime } => {
+                format!("registered with care-of address {care_of}, lifetime {lifetime}")
+            }
+            Self::Moved { from, to, lifetime } => {
+                format!("moved from care-of address {from} to {to}, lifetime {lifetime}")
+            }
+            Self::Refreshed { lifetime } => format!("binding refreshed, lifetime {lifetime}"),
+            Self::Refused { status, sequence, from: Some(from) } => {
+                format!("binding update {sequence} from {from} refused: {status}")
+            }
+            Self::Refused { status, sequence, from: None } => {
+                format!("binding update {sequence} from the home link refused: {status}")
+            }
+            Self::Deregistered => "de-registered by the mobile node".to_owned(),
+            Self::Expired => "the binding's lifetime has ended without a refresh".to_owned(),
+            Self::AddressConflict { link_layer_address } => {
+                format!("{link_layer_address} on the home link uses the home address of a guest that is away")
+            }
+            Self::SecuringFailed => {
+                "the kernel does not hold what the binding needs: the binding was given up".to_owned()
+            }
+            Self::Discarded(reason) => format!("message thrown away: {reason}"),
+        }
+    }
+
+    /// Whether somebody should look at it: a guest is not reachable, or somebody has its address.
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Expired | Self::AddressConflict { .. } | Self::SecuringFailed => true,
+            Self::DetectingDuplicates
+            | Self::Registered { .. }
+            | Self::Moved { .. }
+            | Self::Refreshed { .. }
+            | Self::Deregistered
+            | Self::Discarded(_) => false,
+        }
+    }
+}
+
 /// Why a binding update was thrown away without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DiscardReason {
@@ -164,6 +210,23 @@ pub enum DiscardReason {
     DetectionUnderWay,
 }
 
+impl fmt::Display for DiscardReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Malformed => "malformed",
+            Self::NotForUs => "not sent to the home agent's address",
+            Self::UnexpectedMessage => "not for home agents",
+            Self::UnknownType => "unknown mobility header type",
+            Self::InvalidHomeAddress => "home address not unicast routable",
+            Self::MissingHomeAddressOption => "registration without Home Address option",
+            Self::InvalidCareOfAddress => "care-of address not unicast routable, or the home agent's own",
+            Self::NotHomeRegistration => "not a home registration",
+            Self::ForbiddenOption => "an option that home registrations do not have, or one twice",
+            Self::DetectionUnderWay => "copy while duplicates are being detected",
+        })
+    }
+}
+
 /// What was counted since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -177,6 +240,25 @@ pub struct Counters {
     pub expired: u64,
     /// Advertisements and probes of others for a home address of ours.
     pub conflicts: u64,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { answered, discarded, solicitations_answered, expired, conflicts } = self;
+        f.write_str("binding updates answered: ")?;
+        if answered.is_empty() {
+            f.write_str("none")?;
+        }
+        for (position, (status, count)) in answered.iter().enumerate() {
+            let separator = if position == 0 { "" } else { ", " };
+            write!(f, "{separator}{count} with {}", Status(*status))?;
+        }
+        write!(
+            f,
+            "; {solicitations_answered} neighbour solicitations answered, {expired} bindings expired, {conflicts} address conflicts"
+        )?;
+        describe::discarded(f, discarded)
+    }
 }
 
 /// A binding cache entry as it is to be shown.
@@ -194,4 +276,22 @@ pub struct View {
     pub expires: Option<Instant>,
     /// When something is next to be done, and what.
     pub next: Option<(Instant, &'static str)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_and_counters_are_sentences() {
+        let from: Ipv6Addr = "2001:db8:3000::3".parse().unwrap();
+        let refused = Event::Refused { status: Status(135), sequence: SequenceNumber(7), from: Some(from) };
+        let expected = "binding update 7 from 2001:db8:3000::3 refused: 135 (Sequence number out of window)";
+        assert_eq!(refused.describe(), expected);
+        assert!(refused.is_trouble() && !Event::Deregistered.is_trouble());
+        let counters = Counters { answered: [(0, 3), (135, 1)].into(), ..Counters::default() };
+        let text = counters.to_string();
+        assert!(text.contains("3 with 0 (") && text.contains("1 with 135 (Sequence"), "{text}");
+        assert!(Counters::default().to_string().starts_with("binding updates answered: none; 0 "));
+    }
 }

@@ -1,9 +1,11 @@
 //! What the mobile node engine takes in, gives out and shows.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv6Addr;
 use std::time::Instant;
 
+use crate::signaling::describe;
 use crate::vocabulary::{Generation, GuestId, Lifetime, SequenceNumber};
 use crate::wire::mobility::Status;
 
@@ -163,6 +165,90 @@ pub enum Event {
     Discarded(DiscardReason),
 }
 
+impl Event {
+    /// A sentence for people, as seen at `now`.
+    pub fn describe(&self, now: Instant) -> String {
+        match self {
+            Self::Registered { care_of, lifetime } => {
+                format!("registered with care-of address {care_of}, lifetime {lifetime}")
+            }
+            Self::Refreshed { lifetime } => format!("binding refreshed, lifetime {lifetime}"),
+            Self::Retransmitted { attempts } => {
+                format!("no answer from the home agent: binding update sent again, transmission {attempts}")
+            }
+            Self::Refused { status, retry_at } => {
+                format!("refused by the home agent: {status}; next try {}", describe::until(*retry_at, now))
+            }
+            Self::SequenceAdopted { last_accepted } => {
+                format!("the home agent has accepted sequence number {last_accepted} before: going on beyond it")
+            }
+            Self::Expired => "the binding's lifetime has ended without a refresh; registering again".to_owned(),
+            Self::Stopped(StopReason::TakenOver { last_accepted }) => format!(
+                "stopped: another host speaks for this guest now, the home agent has accepted its sequence number \
+                 {last_accepted}; nothing is sent until the guest is attached again"
+            ),
+            Self::Deregistered(outcome) => format!("de-registration: {outcome}"),
+            Self::SecuringFailed { retry_at } => format!(
+                "the kernel does not hold what protects this guest's binding updates: none is sent; next try {}",
+                describe::until(*retry_at, now)
+            ),
+            Self::WaitingForCareOfAddress => "not registered: waiting for a care-of address".to_owned(),
+            Self::PrefixDiscoveryNecessary => {
+                "the home agent asks for mobile prefix discovery, which is not done; registered all the same".to_owned()
+            }
+            Self::BindingError { status: 1 } => {
+                "binding error: the home agent has no binding; registering again".to_owned()
+            }
+            Self::BindingError { status: 2 } => {
+                "binding error: the home agent does not know a mobility header type of ours".to_owned()
+            }
+            Self::BindingError { status } => format!("binding error with the unassigned status {status}"),
+            Self::RefreshRequested => "the home agent asks for a refresh".to_owned(),
+            Self::Discarded(reason) => format!("message thrown away: {reason}"),
+        }
+    }
+
+    /// Whether somebody should look at it: the guest is not reachable, or will not be for long.
+    pub fn is_trouble(&self) -> bool {
+        match self {
+            Self::Refused { .. }
+            | Self::Expired
+            | Self::Stopped(_)
+            | Self::SecuringFailed { .. }
+            | Self::WaitingForCareOfAddress
+            | Self::BindingError { .. } => true,
+            Self::Deregistered(outcome) => {
+                !matches!(outcome, Outcome::Acknowledged | Outcome::NoBinding | Outcome::NothingSent)
+            }
+            Self::Registered { .. }
+            | Self::Refreshed { .. }
+            | Self::Retransmitted { .. }
+            | Self::SequenceAdopted { .. }
+            | Self::PrefixDiscoveryNecessary
+            | Self::RefreshRequested
+            | Self::Discarded(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Acknowledged => f.write_str("the home agent has deleted the binding"),
+            Self::NoBinding => f.write_str("the home agent had no binding"),
+            Self::NothingSent => f.write_str("not needed, nothing was registered from here"),
+            Self::Refused(status) => {
+                write!(f, "refused by the home agent: {status}; the binding ends with its lifetime")
+            }
+            Self::TakenOver => f.write_str("left out, another host has the guest"),
+            Self::Unanswered => f.write_str("no answer from the home agent; the binding ends with its lifetime"),
+            Self::NoCareOfAddress => {
+                f.write_str("not possible without a care-of address; the binding ends with its lifetime")
+            }
+        }
+    }
+}
+
 /// Why a message was thrown away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DiscardReason {
@@ -190,6 +276,24 @@ pub enum DiscardReason {
     UnknownType,
 }
 
+impl fmt::Display for DiscardReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownHomeAddress => "no guest has this home address",
+            Self::Malformed => "malformed",
+            Self::NotFromHomeAgent => "not from the home agent",
+            Self::NothingOutstanding => "no binding update was outstanding",
+            Self::SequenceMismatch => "no outstanding binding update has its sequence number",
+            Self::StaleOutOfWindow => "an echo of an overtaken binding update",
+            Self::AlreadyExpired => "the lifetime it grants has passed",
+            Self::UnneededHint => "a hint too soon or without a binding",
+            Self::OtherHomeAddress => "about another home address",
+            Self::UnexpectedMessage => "not for mobile nodes",
+            Self::UnknownType => "unknown mobility header type",
+        })
+    }
+}
+
 /// What was counted since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -203,6 +307,17 @@ pub struct Counters {
     pub refused: u64,
     /// Messages thrown away, by reason.
     pub discarded: BTreeMap<DiscardReason, u64>,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { binding_updates, retransmissions, accepted, refused, discarded } = self;
+        write!(
+            f,
+            "{binding_updates} binding updates sent ({retransmissions} of them again), {accepted} accepted, {refused} refused"
+        )?;
+        describe::discarded(f, discarded)
+    }
 }
 
 /// A guest's registration as it is to be shown.
@@ -229,4 +344,37 @@ pub struct View {
     pub stopped: Option<StopReason>,
     /// When something is next to be done, and what.
     pub next: Option<(Instant, &'static str)>,
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an Instant to count from")]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn events_are_sentences_with_times_from_now() {
+        let now = Instant::now();
+        let care_of = "2001:db8:3000::3".parse().unwrap();
+        let registered = Event::Registered { care_of, lifetime: Lifetime(150) };
+        assert_eq!(registered.describe(now), "registered with care-of address 2001:db8:3000::3, lifetime 600 s");
+        let retry_at = now + Duration::from_millis(12_400);
+        let refused = Event::Refused { status: Status(134), retry_at };
+        let expected = "refused by the home agent: 134 (Duplicate Address Detection failed); next try in 13 s";
+        assert_eq!(refused.describe(now).to_lowercase(), expected.to_lowercase());
+        assert!(refused.is_trouble() && !registered.is_trouble());
+        assert!(refused.describe(retry_at).ends_with("next try now"));
+        assert!(Event::Deregistered(Outcome::Unanswered).is_trouble());
+        assert!(!Event::Deregistered(Outcome::Acknowledged).is_trouble());
+    }
+
+    #[test]
+    fn counters_name_every_reason() {
+        let discarded = [(DiscardReason::Malformed, 2), (DiscardReason::UnknownType, 1)].into();
+        let counters = Counters { binding_updates: 3, retransmissions: 1, accepted: 2, refused: 0, discarded };
+        assert_eq!(
+            counters.to_string(),
+            "3 binding updates sent (1 of them again), 2 accepted, 0 refused; thrown away: 2 malformed, 1 unknown mobility header type"
+        );
+    }
 }
