@@ -1,81 +1,95 @@
 //! The event loop of the home-agent role: signaling under ESP, neighbour discovery for the guests on the home link, and the tunnel.
 
+mod path;
+
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use super::kernel::Kernel;
 use super::mobility_socket::MobilitySocket;
+use super::netlink::monitor::Monitor;
+use super::pace::{self, Drained};
 use super::packet_socket::{Filter, PacketSocket};
 use super::ports::{self, EthernetLink};
 use super::raw_socket::ReceiveBuffer;
 use super::sequences::Ledger;
 use super::shared::Shared;
 use super::signals::{Signal, Signals};
-use super::tap::{self, Device, VNET_HEADER_LENGTH};
-use super::tunnel_socket::{Sent, TunnelSocket};
+use super::tap::{self, Device};
+use super::tunnel_socket::TunnelSocket;
 use super::{Error, clock, sys};
 use crate::kernel_state::{Bindings, HOME_AGENT_TUNNEL_LINK};
-use crate::policy::Policy;
-use crate::signaling::home_agent::{Config, HomeAgent, Output, Received};
-use crate::tunnel::home_agent::{from_mobile_node, to_mobile_node};
-use crate::tunnel::{
-    Counters, Egress, ErrorLimits, HomeAgentEntry, HomeAgentTable, Ingress, Offload, Outer, Reason, inner_mtu, vnet,
-};
+use crate::policy::{GuestPolicy, Policy};
+use crate::signaling::home_agent::{Config, Event, HomeAgent, Output, Received};
+use crate::tunnel::{Counters, HomeAgentEntry, HomeAgentTable, inner_mtu};
 use crate::vocabulary::{Generation, GuestId};
 use crate::wire::ipv6;
+use path::Path;
 
 /// The loop looks again this often at what the kernel holds.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
+/// ... and this long after a change of links, addresses, routes or rules.
+const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
+/// ... and this long after the kernel refused something.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Memberships of one socket: the kernel takes their memory from the socket's allowance (`net.core.optmem_max`).
+const GROUPS_PER_SOCKET: usize = 64;
 /// Longest packet read or received.
 const PACKET_LIMIT: usize = 65_536;
+
+/// The ear and the mouth on the home link.
+struct HomeLink {
+    socket: PacketSocket,
+    watch: AsyncFd<OwnedFd>,
+    link: EthernetLink,
+    /// Hold the multicast memberships for the home addresses' solicited-node groups.
+    _groups: Vec<Socket>,
+}
 
 struct Runner<'a> {
     policy: Policy,
     engine: HomeAgent,
     kernel: &'a mut Kernel,
     socket: MobilitySocket,
-    home_link: PacketSocket,
-    link: EthernetLink,
-    /// Holds the multicast memberships for the home addresses' solicited-node groups.
-    groups: Socket,
+    home_link: HomeLink,
     bindings: Bindings,
     carriers: BTreeMap<GuestId, std::net::Ipv6Addr>,
     asked: Vec<(GuestId, Generation)>,
     table: Arc<Shared<HomeAgentTable>>,
     counters: Arc<Counters>,
+    lost: Arc<Notify>,
+    next_scan: Instant,
 }
 
 /// Runs the role until a signal ends it.
 ///
 /// # Errors
-/// When it cannot start or go on; nothing stays behind then.
+/// When it cannot start or go on, after everything was taken down; or when that did not work.
 pub async fn run(policy: Policy, ledger: Ledger) -> Result<(), Error> {
     super::require_forwarding()?;
+    // From here on a signal is an event, and what was begun is taken down in good order.
+    let mut signals = Signals::new().map_err(|source| Error::socket("signal handlers", source))?;
     let mut kernel = Kernel::open(&policy, ledger).await?;
-    let result = serve(policy, &mut kernel).await;
-    kernel.leave().await?;
+    let result = start_and_serve(policy, &mut kernel, &mut signals).await;
+    let left = kernel.leave().await;
     tracing::info!("left");
-    result
+    result.and(if left { Ok(()) } else { Err(Error::LeftBehind) })
 }
 
-async fn serve(policy: Policy, kernel: &mut Kernel) -> Result<(), Error> {
+async fn start_and_serve(policy: Policy, kernel: &mut Kernel, signals: &mut Signals) -> Result<(), Error> {
     let handle = kernel.reconciler().route().handle().clone();
-    let interface = policy.home_agent.interface.as_deref().unwrap_or_default();
-    let link = ports::ethernet_link(&handle, interface).await?;
+    let home_link = HomeLink::open(&handle, &policy).await?;
+    let link = home_link.link;
     let tun = Arc::new(Device::tun(HOME_AGENT_TUNNEL_LINK).map_err(|source| Error::socket("the TUN", source))?);
     tap::no_link_local(tun.name()).map_err(|source| Error::socket("the TUN", source))?;
     ports::bring_up(&handle, tun.name(), inner_mtu(link.mtu as usize) as u32).await?;
     let socket = MobilitySocket::open().map_err(|source| Error::socket("a raw socket for mobility headers", source))?;
-    let home_link = PacketSocket::open(link.index, Filter::NeighborDiscovery)
-        .map_err(|source| Error::socket("a packet socket on the home link", source))?;
-    let groups = Socket::new(Domain::IPV6, Type::DGRAM, None)
-        .map_err(|source| Error::socket("a socket for multicast groups", source))?;
     let tunnel = TunnelSocket::open().map_err(|source| Error::socket("a raw socket for IPv6 in IPv6", source))?;
     let engine = HomeAgent::new(Config {
         address: policy.home_agent.address,
@@ -91,34 +105,68 @@ async fn serve(policy: Policy, kernel: &mut Kernel) -> Result<(), Error> {
         kernel,
         socket,
         home_link,
-        link,
-        groups,
         bindings: Bindings::default(),
         carriers: BTreeMap::new(),
         asked: Vec::new(),
         table: Shared::new(HomeAgentTable::new(policy.home_agent.address, link.mtu as usize, [])),
         counters: Arc::new(Counters::new()),
+        lost: Arc::new(Notify::new()),
+        next_scan: clock::now() + SCAN_INTERVAL,
         policy,
     };
-    runner.start_packet_path(tunnel, tun)?;
-    runner.join_groups();
+    let (table, counters, lost) = (runner.table.clone(), runner.counters.clone(), runner.lost.clone());
+    let path = Path { tunnel: Arc::new(tunnel), tun, table, counters, lost };
+    path.start().map_err(|source| Error::socket("a thread", source))?;
     // The policies that let binding updates in.
     runner.reconcile(clock::now()).await;
-    let result = runner.serve().await;
+    let result = match signals.leave_asked().await {
+        true => Ok(()),
+        false => runner.serve(signals).await,
+    };
     runner.report();
     result
 }
 
+impl HomeLink {
+    async fn open(handle: &rtnetlink::Handle, policy: &Policy) -> Result<Self, Error> {
+        let interface = policy.home_agent.interface.as_deref().unwrap_or_default();
+        let link = ports::ethernet_link(handle, interface).await?;
+        let failed = |source| Error::socket("a packet socket on the home link", source);
+        let socket = PacketSocket::open(link.index, Filter::NeighborDiscovery).map_err(failed)?;
+        let watch = sys::watch(socket.as_fd()).map_err(failed)?;
+        Ok(Self { socket, watch, link, _groups: join_groups(policy, link.index)? })
+    }
+}
+
+/// Neighbours ask for a home address by its solicited-node group; without membership a switch or a network card may keep that from us.
+fn join_groups(policy: &Policy, interface: u32) -> Result<Vec<Socket>, Error> {
+    let mut sockets = Vec::new();
+    for guests in policy.guests.chunks(GROUPS_PER_SOCKET) {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, None);
+        let socket = socket.map_err(|source| Error::socket("a socket for multicast groups", source))?;
+        for guest in guests {
+            let group = ipv6::solicited_node_multicast(guest.home_address);
+            if let Err(error) = socket.join_multicast_v6(&group, interface)
+                && error.raw_os_error() != Some(libc::EADDRINUSE)
+            {
+                tracing::warn!(%group, %error, "cannot join the multicast group that neighbours of the guest use");
+            }
+        }
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
 impl Runner<'_> {
-    async fn serve(&mut self) -> Result<(), Error> {
-        let mut signals = Signals::new().map_err(|source| Error::socket("signal handlers", source))?;
+    async fn serve(&mut self, signals: &mut Signals) -> Result<(), Error> {
         let event_loop = |source| Error::socket("an event loop", source);
+        let mut monitor = Monitor::open().map_err(|source| Error::socket("a netlink monitor", source))?;
         let mobility = sys::watch(self.socket.as_fd()).map_err(event_loop)?;
-        let neighbours = sys::watch(self.home_link.as_fd()).map_err(event_loop)?;
+        let lost = Arc::clone(&self.lost);
         let mut buffer = ReceiveBuffer::new(PACKET_LIMIT);
-        let mut next_scan = clock::now() + SCAN_INTERVAL;
         loop {
             self.pump().await;
+            let next_scan = self.next_scan;
             let deadline = self.engine.poll_timeout().map_or(next_scan, |(at, _)| at.min(next_scan));
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -127,25 +175,51 @@ impl Runner<'_> {
                 },
                 ready = mobility.readable() => {
                     let mut guard = ready.map_err(event_loop)?;
-                    self.receive_signaling(&mut buffer, clock::now());
-                    guard.clear_ready();
+                    if self.receive_signaling(&mut buffer, clock::now()) == Drained::Empty {
+                        guard.clear_ready();
+                    }
                 }
-                ready = neighbours.readable() => {
+                ready = self.home_link.watch.readable() => {
                     let mut guard = ready.map_err(event_loop)?;
-                    self.receive_neighbours(clock::now());
-                    guard.clear_ready();
+                    if receive_neighbours(&self.home_link.socket, &mut self.engine, clock::now()) == Drained::Empty {
+                        guard.clear_ready();
+                    }
                 }
+                () = lost.notified() => return Err(Error::Lost(format!("the TUN {HOME_AGENT_TUNNEL_LINK}"))),
+                () = monitor.changed() => self.scan_within(CHANGE_INTERVAL, clock::now()),
                 () = tokio::time::sleep_until(deadline.into()) => {
                     let now = clock::now();
                     self.engine.handle_timeout(now);
-                    if now >= next_scan {
-                        next_scan = now + SCAN_INTERVAL;
-                        self.reconcile(now).await;
-                        self.kernel.reserve()?;
+                    if now >= self.next_scan {
+                        self.scan(now).await;
                     }
                 }
             }
         }
+    }
+
+    /// Looks at everything that others may have changed.
+    async fn scan(&mut self, now: Instant) {
+        self.next_scan = now + SCAN_INTERVAL;
+        let handle = self.kernel.reconciler().route().handle().clone();
+        let interface = self.policy.home_agent.interface.as_deref().unwrap_or_default();
+        match ports::ethernet_link(&handle, interface).await {
+            Ok(link) if link.index == self.home_link.link.index => {}
+            Ok(_) => match HomeLink::open(&handle, &self.policy).await {
+                Ok(home_link) => {
+                    tracing::info!(interface, "the interface of the home link was made anew");
+                    self.home_link = home_link;
+                }
+                Err(error) => tracing::warn!("guests cannot be defended on the home link: {error}"),
+            },
+            Err(error) => tracing::warn!("guests cannot be defended on the home link: {error}"),
+        }
+        self.reconcile(now).await;
+        self.kernel.reserve();
+    }
+
+    fn scan_within(&mut self, time: Duration, now: Instant) {
+        self.next_scan = self.next_scan.min(now + time);
     }
 
     async fn pump(&mut self) {
@@ -181,11 +255,11 @@ impl Runner<'_> {
                     None => self.socket.send(source, home_address, &message),
                 };
                 if let Err(error) = sent {
-                    tracing::warn!(%home_address, %error, "a binding acknowledgement was refused by the kernel");
+                    tracing::warn!(%home_address, "binding acknowledgement not sent, the kernel refuses it: {error}");
                 }
             }
             Output::HomeLinkFrame(frame) => {
-                if let Err(error) = self.home_link.send(&frame) {
+                if let Err(error) = self.home_link.socket.send(&frame) {
                     tracing::warn!(%error, "a neighbour discovery message could not be sent on the home link");
                 }
             }
@@ -197,179 +271,75 @@ impl Runner<'_> {
                 self.publish();
             }
             Output::Event { guest, event } => {
-                let guest = self.policy.guests.get(guest.0).map_or("?", |guest| guest.name.as_str());
-                tracing::info!(guest, ?event, "signaling");
+                tell(&self.policy, guest, &event);
             }
         }
     }
 
     async fn reconcile(&mut self, now: Instant) {
         let asked = std::mem::take(&mut self.asked);
-        match self.kernel.secure(&self.bindings, None).await {
-            Ok(steps) => {
-                for step in steps {
-                    tracing::debug!("kernel: {step}");
-                }
-                if let Some(generation) = asked.iter().map(|(_, generation)| *generation).max() {
-                    self.engine.applied(generation, now);
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "the kernel does not hold what the policy asks for");
-                for (guest, generation) in asked {
-                    self.engine.securing_failed(guest, generation, now);
-                }
-            }
+        let secured = self.kernel.secure(&self.bindings, None, asked).await;
+        // Failures first: a guest that failed waits for no generation any more.
+        for (guest, generation) in secured.failed {
+            self.engine.securing_failed(guest, generation, now);
+        }
+        if let Some(generation) = secured.applied {
+            self.engine.applied(generation, now);
+        }
+        if !secured.complete {
+            self.scan_within(RETRY_INTERVAL, now);
         }
     }
 
     fn publish(&self) {
-        let mtu = inner_mtu(self.link.mtu as usize);
+        let mtu = inner_mtu(self.home_link.link.mtu as usize);
         let entries = self.policy.guests.iter().enumerate().map(|(index, guest)| HomeAgentEntry {
             guest: GuestId(index),
             home_address: guest.home_address,
             care_of: self.carriers.get(&GuestId(index)).copied(),
             mtu,
         });
-        self.table.replace(HomeAgentTable::new(self.policy.home_agent.address, self.link.mtu as usize, entries));
+        self.table.replace(HomeAgentTable::new(
+            self.policy.home_agent.address,
+            self.home_link.link.mtu as usize,
+            entries,
+        ));
     }
 
-    /// Neighbours ask for a home address by its solicited-node group; without membership a switch or a network card may keep that from us.
-    fn join_groups(&self) {
-        for guest in &self.policy.guests {
-            let group = ipv6::solicited_node_multicast(guest.home_address);
-            if let Err(error) = self.groups.join_multicast_v6(&group, self.link.index)
-                && error.raw_os_error() != Some(libc::EADDRINUSE)
-            {
-                tracing::warn!(%group, %error, "cannot join the multicast group that neighbours of the guest use");
-            }
-        }
-    }
-
-    fn receive_signaling(&mut self, buffer: &mut ReceiveBuffer, now: Instant) {
-        loop {
-            match self.socket.receive(buffer) {
-                Ok(arrival) => {
-                    let received = Received {
-                        source: arrival.source,
-                        destination: arrival.destination,
-                        care_of: arrival.care_of_address,
-                    };
-                    self.engine.handle_binding_update(received, arrival.message, now);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
-                Err(error) => {
-                    tracing::debug!(%error, "the mobility socket reports");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn receive_neighbours(&mut self, now: Instant) {
-        let mut frame = [0; 2048];
-        while let Ok(length) = self.home_link.receive(&mut frame) {
-            if let Some(frame) = frame.get(..length) {
-                self.engine.handle_home_link_frame(frame, now);
-            }
-        }
+    fn receive_signaling(&mut self, buffer: &mut ReceiveBuffer, now: Instant) -> Drained {
+        pace::drain(|| {
+            let arrival = self.socket.receive(buffer)?;
+            let received =
+                Received { source: arrival.source, destination: arrival.destination, care_of: arrival.care_of_address };
+            self.engine.handle_binding_update(received, arrival.message, now);
+            Ok(())
+        })
     }
 
     fn report(&self) {
         super::report::tunnel(&self.counters);
-        tracing::info!("counters: signaling {:?}", self.engine.counters());
+        tracing::info!("counters: signaling: {}", self.engine.counters());
     }
+}
 
-    fn start_packet_path(&self, tunnel: TunnelSocket, tun: Arc<Device>) -> Result<(), Error> {
-        let tunnel = Arc::new(tunnel);
-        let path = Path { tunnel, tun, table: Arc::clone(&self.table), counters: Arc::clone(&self.counters) };
-        let other = path.clone();
-        let thread = |name: &str| thread::Builder::new().name(name.to_owned());
-        thread("to-guests").spawn(move || path.run_to_guests()).map_err(|source| Error::socket("a thread", source))?;
-        thread("from-guests")
-            .spawn(move || other.run_from_guests())
-            .map_err(|source| Error::socket("a thread", source))?;
+fn receive_neighbours(socket: &PacketSocket, engine: &mut HomeAgent, now: Instant) -> Drained {
+    let mut frame = [0; 2048];
+    pace::drain(|| {
+        let length = socket.receive(&mut frame)?;
+        if let Some(frame) = frame.get(..length) {
+            engine.handle_home_link_frame(frame, now);
+        }
         Ok(())
-    }
+    })
 }
 
-/// The packet path: between the TUN that the kernel routes bound home addresses to, and the tunnel.
-#[derive(Clone)]
-struct Path {
-    tunnel: Arc<TunnelSocket>,
-    tun: Arc<Device>,
-    table: Arc<Shared<HomeAgentTable>>,
-    counters: Arc<Counters>,
-}
-
-impl Path {
-    fn run_to_guests(&self) {
-        let mut table = self.table.reader();
-        let mut limits = ErrorLimits::default();
-        let mut buffer = vec![0; VNET_HEADER_LENGTH + PACKET_LIMIT];
-        loop {
-            match self.tun.read(&mut buffer) {
-                Ok(length) => {
-                    if let Some(packet) = buffer.get_mut(VNET_HEADER_LENGTH..length) {
-                        self.to_guest(table.get(), packet, &mut limits);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The interface is down for a moment; `read` says so at once, each time.
-                Err(error) if error.raw_os_error() == Some(libc::EIO) => thread::sleep(Duration::from_millis(50)),
-                Err(error) => {
-                    tracing::error!(%error, "cannot read from the TUN any more");
-                    return;
-                }
-            }
-        }
-    }
-
-    fn to_guest(&self, table: &HomeAgentTable, packet: &mut [u8], limits: &mut ErrorLimits) {
-        let decision = to_mobile_node(table, packet, limits, clock::now());
-        self.counters.count_ingress(&decision);
-        match decision {
-            Ingress::Forward(forward) => {
-                let sent = self.tunnel.send(forward.source, forward.destination, forward.traffic_class, forward.packet);
-                if let Sent::No(_) | Sent::TooBig(_) = sent {
-                    tracing::debug!(?sent, "a packet could not be sent through the tunnel");
-                    self.counters.count(Reason::SendFailed);
-                }
-            }
-            Ingress::Answer { packet, .. } => self.write(None, &packet),
-            Ingress::Drop(_) => {}
-        }
-    }
-
-    fn run_from_guests(&self) {
-        let mut table = self.table.reader();
-        let mut buffer = ReceiveBuffer::new(PACKET_LIMIT);
-        loop {
-            match self.tunnel.receive(&mut buffer) {
-                Ok(arrival) => {
-                    let outer = Outer {
-                        source: arrival.source,
-                        destination: arrival.destination,
-                        traffic_class: arrival.traffic_class,
-                    };
-                    let decision = from_mobile_node(table.get(), outer, arrival.packet);
-                    self.counters.count_egress(&decision);
-                    if let Egress::Deliver(deliver) = decision {
-                        self.write(deliver.offload.as_ref(), deliver.packet);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => self.counters.count(Reason::BadHeader),
-                Err(error) => tracing::debug!(%error, "the tunnel socket reports"),
-            }
-        }
-    }
-
-    fn write(&self, offload: Option<&Offload>, packet: &[u8]) {
-        let header = vnet::header(offload, 0);
-        if let Err(error) = self.tun.write_parts(&[IoSlice::new(&header), IoSlice::new(packet)]) {
-            tracing::debug!(%error, "a packet could not be written to the TUN");
-            self.counters.count(Reason::SendFailed);
-        }
+/// An event in the words of people, with the guest's name and home address.
+fn tell(policy: &Policy, guest: GuestId, event: &Event) {
+    let Some(GuestPolicy { name: guest, home_address, .. }) = policy.guests.get(guest.0) else { return };
+    let text = event.describe();
+    match event {
+        Event::Discarded(_) => tracing::debug!(guest, %home_address, "{text}"),
+        _ if event.is_trouble() => tracing::warn!(guest, %home_address, "{text}"),
+        _ => tracing::info!(guest, %home_address, "{text}"),
     }
 }

@@ -10,11 +10,13 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod home_agent;
+pub mod instance;
 pub mod kernel;
 pub mod keys;
 pub mod mobile_node;
 pub mod mobility_socket;
 pub mod netlink;
+pub mod pace;
 pub mod packet_path;
 pub mod packet_socket;
 pub mod ports;
@@ -63,6 +65,17 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// Another daemon.
+    #[error(transparent)]
+    Instance(#[from] instance::Error),
+    /// What others removed while it was in use.
+    #[error("{0} was removed by somebody else: start again")]
+    Lost(String),
+    /// Something of ours is still there.
+    #[error(
+        "not everything could be taken down, see the messages before this one; starting and stopping again tries it again"
+    )]
+    LeftBehind,
     /// A home agent that does not forward.
     #[error("this machine does not forward IPv6: a home agent must (sysctl -w net.ipv6.conf.all.forwarding=1)")]
     NotForwarding,
@@ -84,7 +97,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// Runs a role until a signal ends it; returns the exit code of the process.
 pub fn start(role: Role, policy: Policy, config: &Config) -> ExitCode {
     if let Err(error) = start_log(config) {
-        eprintln!("error: the setting `log` is not a filter: {error}");
+        eprintln!("error: the setting `log` (or the environment variable KAGEMUSHA_LOG) is not a filter: {error}");
         return ExitCode::from(EXIT_BAD_INPUT);
     }
     if let Err(error) = sys::forbid_core_dumps() {
@@ -112,6 +125,7 @@ fn run(role: Role, policy: Policy, config: &Config) -> Result<(), Error> {
         Role::MobileNode => "mobile-node",
         Role::HomeAgent => "home-agent",
     });
+    let _claim = instance::claim(&config.state_directory)?;
     let store = store::Store::open(&directory).map_err(sequences::Error::from)?;
     let ledger = sequences::Ledger::open(store, &policy)?;
     match role {
@@ -125,7 +139,8 @@ fn start_log(config: &Config) -> Result<(), Box<dyn std::error::Error + Send + S
         Ok(filter) => EnvFilter::try_new(filter)?,
         Err(_) => EnvFilter::try_new(&config.log)?,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A reader of the log that goes away must not end the daemon: reporting that to the same place would panic.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => builder.with_target(false).with_ansi(false).try_init(),
         LogFormat::Json => builder.json().try_init(),

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::thread;
 
 use tokio::sync::mpsc::Sender;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::clock;
+use super::pace::Patience;
 use super::raw_socket::ReceiveBuffer;
 use super::shared::Shared;
-use super::tap::{Device, VNET_HEADER_LENGTH};
+use super::tap::{self, Device, VNET_HEADER_LENGTH};
 use super::tunnel_socket::{Sent, TunnelSocket};
 use crate::home_network::{self, PortGuests, Verdict};
 use crate::tunnel::routing_header::{consume_type2_routing_header, strip_type2_routing_header};
@@ -22,6 +24,10 @@ use crate::wire::ethernet;
 const FRAME_LIMIT: usize = 65_536 + VNET_HEADER_LENGTH + ethernet::HEADER_LENGTH;
 /// Longest inner packet received: the kernel's receive offload merges up to 64 KiB.
 const PACKET_LIMIT: usize = 65_536;
+/// Frames of one port that wait for the event loop before more are dropped: no guest fills the queue of the others.
+pub const FRAMES_PER_PORT: usize = 64;
+/// Offset of the hop limit in an IPv6 header.
+const HOP_LIMIT: usize = 7;
 
 /// What the packet path tells the event loop.
 #[derive(Debug)]
@@ -32,6 +38,13 @@ pub enum Report {
         port: usize,
         /// The Ethernet frame.
         frame: Vec<u8>,
+        /// The frame's place in its port's share of the queue, given back when it was handled.
+        place: OwnedSemaphorePermit,
+    },
+    /// The device of a port is gone, and with it the thread that read it.
+    PortLost {
+        /// Which port.
+        port: usize,
     },
     /// The path to the home agent of a guest has this MTU.
     PathMtu {
@@ -70,6 +83,14 @@ pub struct PacketPath {
     pub reports: Sender<Report>,
 }
 
+/// What the thread of a port has for itself.
+struct PortReader<'a> {
+    number: usize,
+    device: &'a Device,
+    limits: ErrorLimits,
+    places: Arc<Semaphore>,
+}
+
 impl PacketPath {
     /// Starts the thread from a port into the tunnel.
     ///
@@ -90,44 +111,59 @@ impl PacketPath {
     }
 
     fn run_port(&self, port: usize, device: &Device) {
+        let mut reader = PortReader {
+            number: port,
+            device,
+            limits: ErrorLimits::default(),
+            places: Arc::new(Semaphore::new(FRAMES_PER_PORT)),
+        };
         let mut view = self.view.reader();
-        let mut limits = ErrorLimits::default();
+        let mut patience = Patience::default();
         let mut buffer = vec![0; FRAME_LIMIT];
         loop {
-            let length = match device.read(&mut buffer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    tracing::error!(device = device.name(), %error, "cannot read from the port any more");
+            match device.read(&mut buffer) {
+                Ok(length) => {
+                    patience.renew();
+                    if let Some(frame) = buffer.get_mut(VNET_HEADER_LENGTH..length) {
+                        self.take_frame(&mut reader, frame, view.get());
+                    }
+                }
+                Err(error) if tap::is_gone(&error) => {
+                    tracing::warn!(device = device.name(), "our TAP was removed by somebody else");
+                    let _ = self.reports.blocking_send(Report::PortLost { port });
                     return;
                 }
-            };
-            if let Some(frame) = buffer.get_mut(VNET_HEADER_LENGTH..length) {
-                self.take_frame(port, device, frame, view.get(), &mut limits);
+                Err(error) => {
+                    tracing::debug!(device = device.name(), %error, "cannot read from the port");
+                    thread::sleep(patience.take());
+                }
             }
         }
     }
 
-    fn take_frame(&self, port: usize, device: &Device, frame: &mut [u8], view: &View, limits: &mut ErrorLimits) {
-        let Some(settings) = view.ports.get(port) else { return };
+    fn take_frame(&self, reader: &mut PortReader<'_>, frame: &mut [u8], view: &View) {
+        let PortReader { number: port, device, limits, places } = reader;
+        let Some(settings) = view.ports.get(*port) else { return };
         match home_network::classify(frame, settings) {
             Verdict::Data { guest, packet } => {
                 let (Some(entry), Some(packet)) = (view.table.by_guest(guest), frame.get_mut(packet)) else {
                     return self.counters.count(Reason::NotBound);
                 };
                 if let Some(answer) = self.carry(entry, packet, limits) {
-                    let mac = view.router_macs.get(port).copied().unwrap_or(MacAddress([0; 6]));
-                    let to = egress::Port { guest, port, mac: entry.mac };
+                    let mac = view.router_macs.get(*port).copied().unwrap_or(MacAddress([0; 6]));
+                    let to = egress::Port { guest, port: *port, mac: entry.mac };
                     self.to_guest(device, &to.ethernet_header(mac), &vnet::header(None, 0), &answer);
                 }
             }
             Verdict::ToNetwork => {
-                // The event loop is behind: a neighbour solicitation lost is one that is asked again.
-                if self.reports.try_send(Report::Frame { port, frame: frame.to_vec() }).is_err() {
-                    self.count_frame(port, home_network::Reason::QueueFull);
+                // When the event loop is behind, a neighbour solicitation is lost, and asked again.
+                let report = Arc::clone(places).try_acquire_owned().ok();
+                let report = report.map(|place| Report::Frame { port: *port, frame: frame.to_vec(), place });
+                if report.is_none_or(|report| self.reports.try_send(report).is_err()) {
+                    self.count_frame(*port, home_network::Reason::QueueFull);
                 }
             }
-            Verdict::Drop(reason) => self.count_frame(port, reason),
+            Verdict::Drop(reason) => self.count_frame(*port, reason),
         }
     }
 
@@ -139,6 +175,7 @@ impl PacketPath {
 
     /// Sends a guest's packet, and returns what the guest has to be told instead where it cannot be sent.
     fn carry(&self, entry: &Entry, packet: &mut [u8], limits: &mut ErrorLimits) -> Option<Vec<u8>> {
+        let hop_limit = packet.get(HOP_LIMIT).copied();
         let decision = ingress::process(entry, packet, limits, clock::now());
         self.counters.count_ingress(&decision);
         let forward = match decision {
@@ -155,8 +192,17 @@ impl PacketPath {
             }
             Sent::TooBig(mtu) => {
                 let _ = self.reports.try_send(Report::PathMtu { guest: entry.guest, mtu });
+                // The packet as it came: it is told back, and its hop limit is looked at again.
+                if let (Some(octet), Some(hop_limit)) = (packet.get_mut(HOP_LIMIT), hop_limit) {
+                    *octet = hop_limit;
+                }
                 let smaller = Entry { mtu: crate::tunnel::inner_mtu(mtu as usize), ..entry.clone() };
                 let decision = ingress::process(&smaller, packet, limits, clock::now());
+                if let Ingress::Forward(_) = decision {
+                    // The path became wider meanwhile; the sender repeats what it needs.
+                    self.counters.count(Reason::SendFailed);
+                    return None;
+                }
                 self.counters.count_ingress(&decision);
                 match decision {
                     Ingress::Answer { packet, .. } => Some(packet),
@@ -168,10 +214,12 @@ impl PacketPath {
 
     fn run_tunnel(&self) {
         let mut view = self.view.reader();
+        let mut patience = Patience::default();
         let mut buffer = ReceiveBuffer::new(PACKET_LIMIT);
         loop {
             match self.socket.receive(&mut buffer) {
                 Ok(arrival) => {
+                    patience.renew();
                     let outer = Outer {
                         source: arrival.source,
                         destination: arrival.destination,
@@ -182,7 +230,10 @@ impl PacketPath {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidData => self.counters.count(Reason::BadHeader),
                 // ICMPv6 errors about what we sent come back as errors of the socket; they end nothing.
-                Err(error) => tracing::debug!(%error, "the tunnel socket reports"),
+                Err(error) => {
+                    tracing::debug!(%error, "the tunnel socket reports");
+                    thread::sleep(patience.take());
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec};
 
 use super::tap::{self, Device};
@@ -74,6 +74,7 @@ pub struct OpenPort {
 
 struct Link {
     index: u32,
+    up: bool,
     mtu: u32,
     controller: Option<u32>,
     is_bridge: bool,
@@ -108,11 +109,15 @@ pub async fn open(handle: &Handle, policy: &Policy) -> Result<Vec<OpenPort>, Err
 /// Takes the ports down again: private bridges are removed, TAPs vanish with their descriptors.
 pub async fn close(handle: &Handle, ports: Vec<OpenPort>) {
     for port in ports {
-        if let Some(bridge) = &port.private_bridge
-            && let Err(error) = remove_link(handle, bridge).await
-        {
-            tracing::warn!(%error, "a private bridge stays behind");
+        if let Some(bridge) = &port.private_bridge {
+            discard(handle, bridge).await;
         }
+    }
+}
+
+async fn discard(handle: &Handle, bridge: &str) {
+    if let Err(error) = remove_link(handle, bridge).await {
+        tracing::warn!(%error, "a private bridge stays behind");
     }
 }
 
@@ -126,12 +131,86 @@ async fn open_one(handle: &Handle, port: &Port, number: usize) -> Result<OpenPor
             (bridge, Some(format!("{BRIDGE_PREFIX}{number}")))
         }
     };
+    match our_tap(handle, number, theirs.mtu, bridge).await {
+        Ok(device) => {
+            let (port, device) = (port.clone(), Arc::new(device));
+            Ok(OpenPort { port, device, mtu: theirs.mtu, guests: Vec::new(), private_bridge })
+        }
+        Err(error) => {
+            if let Some(bridge) = &private_bridge {
+                discard(handle, bridge).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Makes a TAP of ours and plugs it into a bridge.
+async fn our_tap(handle: &Handle, number: usize, mtu: u32, bridge: u32) -> Result<Device, Error> {
     let name = format!("{TAP_PREFIX}{number}");
     let device = Device::tap(&name).map_err(|source| Error::Tap { name: name.clone(), source })?;
     tap::disable_ipv6(&name).map_err(|source| Error::Tap { name: name.clone(), source })?;
-    let message = LinkUnspec::new_with_name(&name).address(tap_address(number)).mtu(theirs.mtu);
-    set(handle, "plug in", &name, message.controller(bridge).up().build()).await?;
-    Ok(OpenPort { port: port.clone(), device: Arc::new(device), mtu: theirs.mtu, guests: Vec::new(), private_bridge })
+    plug_in(handle, number, mtu, bridge).await?;
+    Ok(device)
+}
+
+async fn plug_in(handle: &Handle, number: usize, mtu: u32, bridge: u32) -> Result<(), Error> {
+    let name = format!("{TAP_PREFIX}{number}");
+    let message = LinkUnspec::new_with_name(&name).address(tap_address(number)).mtu(mtu);
+    set(handle, "plug in", &name, message.controller(bridge).up().build()).await
+}
+
+/// Puts right what others did to the ports meanwhile: interfaces that were made anew (a guest that was started again, a network manager
+/// that built its bridge again), TAPs of ours that were unplugged, set down or removed. Gives the numbers of ports with a new
+/// [`OpenPort::device`]; what cannot be put right now is in the log, and tried again next time.
+pub async fn mend(handle: &Handle, ports: &mut [OpenPort]) -> Vec<usize> {
+    let mut renewed = Vec::new();
+    for (number, port) in ports.iter_mut().enumerate() {
+        match mend_one(handle, port, number).await {
+            Ok(None) => {}
+            Ok(Some(device)) => {
+                tracing::info!(port = port.port.interface(), "our TAP was made again");
+                port.device = Arc::new(device);
+                renewed.push(number);
+            }
+            Err(error) => tracing::warn!(port = port.port.interface(), "guests on this port are cut off: {error}"),
+        }
+    }
+    renewed
+}
+
+async fn mend_one(handle: &Handle, port: &OpenPort, number: usize) -> Result<Option<Device>, Error> {
+    let name = port.port.interface();
+    let theirs = find(handle, name).await?.ok_or_else(|| Error::Missing(name.to_owned()))?;
+    let bridge = match &port.private_bridge {
+        None if !theirs.is_bridge => return Err(Error::NotABridge(name.to_owned())),
+        None => theirs.index,
+        Some(bridge) => match find(handle, bridge).await? {
+            Some(bridge) if theirs.controller == Some(bridge.index) => bridge.index,
+            Some(bridge) if theirs.controller.is_none() => {
+                tracing::info!(tap = name, "plugged in again");
+                set(
+                    handle,
+                    "plug in",
+                    name,
+                    LinkUnspec::new_with_index(theirs.index).controller(bridge.index).up().build(),
+                )
+                .await?;
+                bridge.index
+            }
+            _ => private_bridge(handle, name, &theirs, number).await?,
+        },
+    };
+    let tap = find(handle, port.device.name()).await?;
+    match tap {
+        Some(tap) if tap.controller == Some(bridge) && tap.up => Ok(None),
+        Some(_) => {
+            tracing::info!(port = name, "our TAP was unplugged or set down: plugged in again");
+            plug_in(handle, number, port.mtu, bridge).await?;
+            Ok(None)
+        }
+        None => our_tap(handle, number, port.mtu, bridge).await.map(Some),
+    }
 }
 
 /// The MAC address of a TAP of ours. A bridge takes the lowest address of its ports as its own, so it is a high one; no frame carries it.
@@ -152,15 +231,23 @@ async fn private_bridge(handle: &Handle, tap: &str, theirs: &Link, number: usize
     if find(handle, &name).await?.is_some() {
         remove_link(handle, &name).await?;
     }
-    let message = LinkBridge::new(&name).forward_delay(0).mcast_snooping(false).mtu(theirs.mtu).build();
+    let joined = join(handle, tap, theirs, &name).await;
+    if joined.is_err() {
+        discard(handle, &name).await;
+    }
+    joined
+}
+
+async fn join(handle: &Handle, tap: &str, theirs: &Link, name: &str) -> Result<u32, Error> {
+    let message = LinkBridge::new(name).forward_delay(0).mcast_snooping(false).mtu(theirs.mtu).build();
     handle.link().add(message).execute().await.map_err(|source| Error::Link {
         action: "make the bridge",
-        name: name.clone(),
+        name: name.to_owned(),
         source,
     })?;
-    tap::disable_ipv6(&name).map_err(|source| Error::Tap { name: name.clone(), source })?;
-    let index = find(handle, &name).await?.ok_or_else(|| Error::Missing(name.clone()))?.index;
-    set(handle, "bring up", &name, LinkUnspec::new_with_index(index).up().build()).await?;
+    tap::disable_ipv6(name).map_err(|source| Error::Tap { name: name.to_owned(), source })?;
+    let index = find(handle, name).await?.ok_or_else(|| Error::Missing(name.to_owned()))?.index;
+    set(handle, "bring up", name, LinkUnspec::new_with_index(index).up().build()).await?;
     set(handle, "plug in", tap, LinkUnspec::new_with_index(theirs.index).controller(index).up().build()).await?;
     Ok(index)
 }
@@ -195,7 +282,8 @@ async fn find(handle: &Handle, name: &str) -> Result<Option<Link>, Error> {
 }
 
 fn read(message: &LinkMessage) -> Link {
-    let mut link = Link { index: message.header.index, mtu: 1500, controller: None, is_bridge: false };
+    let up = message.header.flags.contains(LinkFlags::Up);
+    let mut link = Link { index: message.header.index, up, mtu: 1500, controller: None, is_bridge: false };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,

@@ -10,6 +10,12 @@ use socket2::{Domain, MsgHdr, Protocol, SockAddr, Socket, Type};
 use super::control::ControlBuilder;
 use super::sys;
 
+/// Room for ancillary data: two destination options headers of 2048 octets, the longest there are, beside the small messages. What does
+/// not fit the kernel leaves out, and a packet without its Home Address option must not pass for one that had none.
+const CONTROL_LENGTH: usize = 8192;
+/// Octets of `struct cmsghdr`.
+const CONTROL_HEADER: usize = 16;
+
 /// A packet as a raw socket delivers it: the payload behind the IPv6 header is in the caller's buffer.
 #[derive(Debug)]
 pub struct Received<'a> {
@@ -31,7 +37,7 @@ pub struct ReceiveBuffer {
 impl ReceiveBuffer {
     /// Buffers for payloads up to `length` octets. The kernel's receive offload can merge packets up to 64 KiB.
     pub fn new(length: usize) -> Self {
-        Self { payload: vec![0; length], control: vec![0; 1024] }
+        Self { payload: vec![0; length], control: vec![0; CONTROL_LENGTH] }
     }
 }
 
@@ -95,7 +101,8 @@ impl RawSocket {
     /// The error of `recvmsg(2)`; `InvalidData` for a truncated packet or a source that is not IPv6.
     pub fn receive<'a>(&self, buffer: &'a mut ReceiveBuffer) -> io::Result<Received<'a>> {
         let message = sys::receive_message(&self.0, &mut buffer.payload, &mut buffer.control)?;
-        if message.truncated {
+        // Of ancillary data that does not fit the kernel writes what does: less than a header's room is left then.
+        if message.truncated || message.control_length + CONTROL_HEADER > buffer.control.len() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "packet longer than the receive buffer"));
         }
         let source = message

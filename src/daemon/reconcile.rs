@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::netlink::{route, xfrm};
 use crate::ipsec::{AssociationKey, ReplayState};
 use crate::kernel_state::{Configuration, KernelState, Step, diff, owned};
+use crate::vocabulary::GuestId;
 
 /// Changes by others between our look and our step are answered by another round.
 const ROUNDS: usize = 3;
@@ -34,6 +35,8 @@ pub enum Error {
         reason: String,
         /// What to do.
         hint: Option<&'static str>,
+        /// Whether the kernel answered, so that other steps have a chance.
+        answered: bool,
     },
     /// The state is still another one after all steps were acknowledged.
     #[error(
@@ -43,10 +46,23 @@ pub enum Error {
 }
 
 /// What was done.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Report {
     /// The steps, readable.
     pub steps: Vec<String>,
+    /// What could not be done.
+    pub failures: Vec<Failure>,
+}
+
+/// A step that could not be taken.
+#[derive(Debug)]
+pub struct Failure {
+    /// The step, readable.
+    pub step: String,
+    /// Whose state is incomplete without it.
+    pub guests: Vec<GuestId>,
+    /// Why.
+    pub error: Error,
 }
 
 /// Reconciles the namespace in which it was opened.
@@ -101,33 +117,62 @@ impl Reconciler {
     /// Makes the kernel hold `desired`. When it returns `Ok` the state was read back and is in force.
     ///
     /// # Errors
-    /// A step that failed; the steps before it stay, and their order makes that safe. Try again later.
+    /// The first step that failed; the others were taken where that was possible, and their order makes that safe. Try again later.
     pub async fn apply(&mut self, desired: &KernelState) -> Result<Report, Error> {
+        let mut report = self.apply_what_goes(desired).await?;
+        if report.failures.is_empty() { Ok(report) } else { Err(report.failures.swap_remove(0).error) }
+    }
+
+    /// Makes the kernel hold of `desired` what it can: a step that is refused holds up no other. When it returns `Ok`, the state was read
+    /// back, and is in force for every guest that no failure names.
+    ///
+    /// # Errors
+    /// The tables cannot be read, or the kernel does not answer.
+    pub async fn apply_what_goes(&mut self, desired: &KernelState) -> Result<Report, Error> {
         let mut report = Report::default();
-        for round in 0..=ROUNDS {
+        for round in 0..ROUNDS {
             let plan = diff(desired, &self.observe().await?);
+            report.failures.clear();
             if plan.is_empty() {
                 return Ok(report);
-            }
-            if round == ROUNDS {
-                let left: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
-                return Err(Error::NotKept(left.join(", ")));
-            }
-            for step in &plan.steps {
-                tracing::debug!(%step, "kernel state");
-                self.step(step).await?;
-                report.steps.push(step.to_string());
             }
             if round > 0 {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
+            for step in &plan.steps {
+                tracing::debug!(%step, "kernel state");
+                match self.step(step).await {
+                    Ok(()) => report.steps.push(step.to_string()),
+                    Err(error @ Error::Step { answered: true, .. }) => report.failures.push(self.failure(step, error)),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let left = diff(desired, &self.observe().await?);
+        let mut failed = std::mem::take(&mut report.failures);
+        for step in &left.steps {
+            let name = step.to_string();
+            report.failures.push(match failed.iter().position(|failure| failure.step == name) {
+                Some(position) => failed.swap_remove(position),
+                None => self.failure(step, Error::NotKept(name)),
+            });
         }
         Ok(report)
     }
 
+    fn failure(&self, step: &Step, error: Error) -> Failure {
+        let guests = || self.configuration.guests.iter().enumerate();
+        let concerned = guests().filter(|(_, guest)| step.concerns(guest.home_address));
+        let mut concerned: Vec<_> = concerned.map(|(index, _)| GuestId(index)).collect();
+        if concerned.is_empty() {
+            concerned = guests().map(|(index, _)| GuestId(index)).collect();
+        }
+        Failure { step: step.to_string(), guests: concerned, error }
+    }
+
     /// Takes one step; `kagemusha check` tries them one by one.
     pub(super) async fn step(&mut self, step: &Step) -> Result<(), Error> {
-        let failed = |reason: String, hint| Error::Step { step: step.to_string(), reason, hint };
+        let failed = |reason: String, hint, answered| Error::Step { step: step.to_string(), reason, hint, answered };
         let result = match step {
             Step::AddPolicy(policy) => self.xfrm.add_policy(policy),
             Step::UpdatePolicy(policy) => self.xfrm.update_policy(policy),
@@ -140,13 +185,16 @@ impl Reconciler {
             }
             Step::RemoveAssociation(key) => self.xfrm.remove_association(key),
             _ => {
-                return self
-                    .route_step(step)
-                    .await
-                    .map_err(|error| failed(error.to_string(), route_hint(step, &error)));
+                return self.route_step(step).await.map_err(|error| {
+                    let answered = !matches!(error, route::Error::Late | route::Error::Open(_));
+                    failed(error.to_string(), route_hint(step, &error), answered)
+                });
             }
         };
-        result.map_err(|error| failed(error.to_string(), xfrm_hint(step, &error)))
+        result.map_err(|error| {
+            let answered = matches!(error, xfrm::Error::Refused(_));
+            failed(error.to_string(), xfrm_hint(step, &error), answered)
+        })
     }
 
     fn start(&self, key: &AssociationKey) -> ReplayState {

@@ -43,6 +43,8 @@ pub struct Ledger {
     /// Our own address in outbound SAs is the home address (mobile node) or this one (home agent).
     home_agent: Ipv6Addr,
     role: Role,
+    /// What was in the store for an outbound SA before it was reserved at the start.
+    reserved_at_start: BTreeMap<AssociationKey, Option<u32>>,
 }
 
 impl Ledger {
@@ -57,7 +59,8 @@ impl Ledger {
             records.insert(guest.home_address, store.load(guest.home_address)?);
             associations.extend(guest.protection.associations().iter().map(|sa| (guest.home_address, sa.key)));
         }
-        Ok(Self { store, records, associations, home_agent: policy.home_agent.address, role: policy.role })
+        let (home_agent, role) = (policy.home_agent.address, policy.role);
+        Ok(Self { store, records, associations, home_agent, role, reserved_at_start: BTreeMap::new() })
     }
 
     /// The last sequence number of a binding update for this home address.
@@ -94,45 +97,91 @@ impl Ledger {
         self.associations.iter().filter_map(start).collect()
     }
 
-    /// Reserves numbers ahead of `observed` (and of [`Self::starts`]) where less than half of [`RESERVE`] is left.
+    /// Reserves numbers ahead of `observed` (and of [`Self::starts`]) where less than half of [`RESERVE`] is left. What fails for one home
+    /// address holds up no other.
     ///
     /// # Errors
-    /// The store cannot be written, or the numbers of a key are used up.
+    /// The store cannot be written, or the numbers of a key are used up: the first of these.
     pub fn reserve(&mut self, observed: &BTreeMap<AssociationKey, ReplayState>, starting: bool) -> Result<(), Error> {
+        let mut result = Ok(());
         for (home_address, key) in self.associations.clone() {
             if !self.is_outbound(&key) {
                 continue;
             }
-            let record = self.records.entry(home_address).or_default();
-            let reserved = record.output_sequence.get(&name(&key)).copied().unwrap_or(0);
+            let stored = self.records.get(&home_address).and_then(|record| record.output_sequence.get(&name(&key)));
+            let reserved = stored.copied();
             let used = observed.get(&key).map_or(0, |state| state.output);
-            if !starting && reserved.saturating_sub(used) > RESERVE / 2 {
+            if !starting && reserved.unwrap_or(0).saturating_sub(used) > RESERVE / 2 {
                 continue;
             }
-            let next = reserved.max(used).checked_add(RESERVE);
-            let next = next.ok_or_else(|| Error::UsedUp { home_address, spi: name(&key) })?;
-            record.output_sequence.insert(name(&key), next);
-            self.store.save(home_address, record)?;
+            let kept = match reserved.unwrap_or(0).max(used).checked_add(RESERVE) {
+                Some(next) => self.keep_output(home_address, key, Some(next)),
+                None => Err(Error::UsedUp { home_address, spi: name(&key) }),
+            };
+            match kept {
+                Ok(()) if starting => drop(self.reserved_at_start.insert(key, reserved)),
+                Ok(()) => {}
+                Err(error) => result = result.and(Err(error)),
+            }
         }
+        result
+    }
+
+    /// Takes back what [`Self::reserve`] reserved at the start, for SAs that the kernel does not hold. Only before anything was sent, when
+    /// the daemon cannot start: otherwise one that is started again and again would use up its keys.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn give_back(&mut self, observed: &BTreeMap<AssociationKey, ReplayState>) -> Result<(), Error> {
+        for (home_address, key) in self.associations.clone() {
+            if let Some(before) = self.reserved_at_start.remove(&key)
+                && !observed.contains_key(&key)
+            {
+                self.keep_output(home_address, key, before)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the number of an outbound SA; when that fails, the one before is still what this ledger goes by.
+    fn keep_output(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: Option<u32>) -> Result<(), Error> {
+        let record = self.records.entry(home_address).or_default();
+        let mut changed = record.clone();
+        let _ = match number {
+            Some(number) => changed.output_sequence.insert(name(&key), number),
+            None => changed.output_sequence.remove(&name(&key)),
+        };
+        self.store.save(home_address, &changed)?;
+        *record = changed;
         Ok(())
     }
 
     /// Writes down what was really used, before the SAs are removed.
     ///
     /// # Errors
-    /// The store cannot be written; the reservation of before holds then.
+    /// The store cannot be written for some home address; the reservation of before holds there.
     pub fn settle(&mut self, observed: &BTreeMap<AssociationKey, ReplayState>) -> Result<(), Error> {
-        for (home_address, key) in self.associations.clone() {
-            let Some(state) = observed.get(&key) else { continue };
-            let outbound = self.is_outbound(&key);
-            let record = self.records.entry(home_address).or_default();
-            let _ = match outbound {
-                true => record.output_sequence.insert(name(&key), state.output),
-                false => record.input_sequence.insert(name(&key), state.input),
-            };
-            self.store.save(home_address, record)?;
+        let mut result = Ok(());
+        for (home_address, record) in &mut self.records {
+            let mut changed = record.clone();
+            for (_, key) in self.associations.iter().filter(|(address, _)| address == home_address) {
+                let Some(state) = observed.get(key) else { continue };
+                // Written out, since `is_outbound` would borrow all of `self`.
+                let outbound = (key.source == self.home_agent) == (self.role == Role::HomeAgent);
+                let _ = match outbound {
+                    true => changed.output_sequence.insert(name(key), state.output),
+                    false => changed.input_sequence.insert(name(key), state.input),
+                };
+            }
+            if changed == *record {
+                continue;
+            }
+            match self.store.save(*home_address, &changed) {
+                Ok(()) => *record = changed,
+                Err(error) => result = result.and(Err(error.into())),
+            }
         }
-        Ok(())
+        result
     }
 }
 
@@ -209,6 +258,34 @@ mod tests {
         let mut ledger = ledger(directory.path(), Role::MobileNode);
         let now = observed(&ledger, u32::MAX - 5, 0);
         assert!(matches!(ledger.reserve(&now, true), Err(Error::UsedUp { .. })));
+    }
+
+    #[test]
+    fn a_daemon_that_cannot_start_uses_up_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut first = ledger(directory.path(), Role::MobileNode);
+        first.reserve(&BTreeMap::new(), true).unwrap();
+        first.give_back(&BTreeMap::new()).unwrap();
+        let mut second = ledger(directory.path(), Role::MobileNode);
+        assert_eq!(output(&second), 0);
+        // What the kernel holds may have been used.
+        second.reserve(&BTreeMap::new(), true).unwrap();
+        let now = observed(&second, 3, 0);
+        second.give_back(&now).unwrap();
+        assert_eq!(output(&ledger(directory.path(), Role::MobileNode)), RESERVE);
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_written_is_tried_again_and_nothing_is_used_meanwhile() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let mut ledger = ledger(&state, Role::MobileNode);
+        std::fs::rename(&state, directory.path().join("gone")).unwrap();
+        assert!(matches!(ledger.reserve(&BTreeMap::new(), false), Err(Error::Store(_))));
+        assert_eq!(output(&ledger), 0);
+        std::fs::rename(directory.path().join("gone"), &state).unwrap();
+        ledger.reserve(&BTreeMap::new(), false).unwrap();
+        assert_eq!(output(&ledger), RESERVE);
     }
 
     #[test]

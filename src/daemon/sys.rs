@@ -104,8 +104,10 @@ pub fn bind_packet_socket(socket: BorrowedFd<'_>, interface: u32, ether_type: u1
 /// # Errors
 /// The error of `prctl(2)`.
 pub fn forbid_core_dumps() -> io::Result<()> {
+    // `prctl` is variadic and the kernel reads whole words.
+    const NO: libc::c_ulong = 0;
     // SAFETY: PR_SET_DUMPABLE takes plain integers and touches no memory of ours.
-    let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+    let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, NO, NO, NO, NO) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

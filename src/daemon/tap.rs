@@ -71,6 +71,13 @@ impl AsFd for Device {
     }
 }
 
+/// Whether an error of [`Device::read`] says that the interface was removed: every later one does, too. An interface that is only down
+/// gives no error to a reader.
+pub fn is_gone(error: &io::Error) -> bool {
+    // `EBADFD`: detached; `EFAULT`: shut down while it was waited for (`drivers/net/tun.c`, `tun_ring_recv`).
+    matches!(error.raw_os_error(), Some(libc::EBADFD | libc::EFAULT))
+}
+
 /// Keeps the host's own IPv6 off an interface: it must neither answer nor speak on the guest's link.
 ///
 /// # Errors

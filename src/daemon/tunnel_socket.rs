@@ -4,6 +4,7 @@ use std::io;
 use std::net::Ipv6Addr;
 
 use super::control::{self, ControlBuilder};
+use super::pace;
 use super::raw_socket::{self, RawSocket, ReceiveBuffer};
 use crate::wire::ipv6;
 use crate::wire::numbers::protocol;
@@ -63,13 +64,16 @@ impl TunnelSocket {
     }
 
     /// Sends an inner packet. One of at most 1280 octets is fragmented when the path asks for it, since its sender may not be told to
-    /// make it smaller (RFC 2473 §7.1).
+    /// make it smaller (RFC 2473 §7.1). Waits up to some milliseconds while the queue of the uplink is full.
     pub fn send(&self, source: Ipv6Addr, destination: Ipv6Addr, traffic_class: u8, packet: &[u8]) -> Sent {
         let control = ControlBuilder::default().source(source).traffic_class(traffic_class);
-        match self.whole.send(destination, packet, &control) {
+        let send = |socket: &RawSocket| {
+            pace::send_when_there_is_room(|| socket.send(destination, packet, &control), std::thread::sleep)
+        };
+        match send(&self.whole) {
             Ok(()) => Sent::Yes,
             Err(error) if error.raw_os_error() != Some(libc::EMSGSIZE) => Sent::No(error),
-            Err(_) if packet.len() <= ipv6::MINIMUM_MTU => match self.fragmenting.send(destination, packet, &control) {
+            Err(_) if packet.len() <= ipv6::MINIMUM_MTU => match send(&self.fragmenting) {
                 Ok(()) => Sent::Yes,
                 Err(error) => Sent::No(error),
             },

@@ -12,6 +12,7 @@
 //! namespace: two would take each other's objects for leftovers.
 
 mod compile;
+mod concern;
 mod display;
 mod object;
 mod ownership;

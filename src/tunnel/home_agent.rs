@@ -53,6 +53,13 @@ impl HomeAgentTable {
         self.entries.get(position)
     }
 
+    /// A table of one guest of this one, whose path takes inner packets of `mtu` octets only.
+    pub fn narrowed(&self, guest: GuestId, mtu: usize) -> Self {
+        let of_guest = self.entries.iter().filter(|entry| entry.guest == guest);
+        let entries = of_guest.map(|entry| HomeAgentEntry { mtu: mtu.min(entry.mtu), ..*entry }).collect();
+        Self { entries, ..*self }
+    }
+
     /// All guests, by home address.
     pub fn entries(&self) -> &[HomeAgentEntry] {
         &self.entries

@@ -1,0 +1,113 @@
+//! What the packet path and the guests are shown: tables, and the pseudo home network of each port.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::Runner;
+use crate::daemon::Error;
+use crate::daemon::packet_path::{PacketPath, Report, View};
+use crate::daemon::ports::OpenPort;
+use crate::daemon::shared::Shared;
+use crate::daemon::tunnel_socket::TunnelSocket;
+use crate::home_network::{self, PseudoHomeNetwork};
+use crate::policy::{GuestPolicy, Policy, RouterPolicy};
+use crate::tunnel::{self, Counters, Entry, Table};
+use crate::vocabulary::{GuestId, MacAddress};
+
+/// What the guests of a port are shown. One port is one link, so it has one router: that of its first guest.
+pub(super) fn network(policy: &Policy, port: &OpenPort) -> PseudoHomeNetwork {
+    let attachments: Vec<_> = port
+        .guests
+        .iter()
+        .filter_map(|id| Some((*id, policy.guests.get(id.0)?)))
+        .filter_map(|(id, guest)| Some((id, guest, guest.attachment.as_ref()?)))
+        .collect();
+    let guests = attachments.iter().map(|(id, guest, attachment)| home_network::GuestConfig {
+        autonomous: attachment.router.autonomous,
+        ..home_network::GuestConfig::new(*id, guest.home_address, attachment.mac)
+    });
+    let home_agent = &policy.home_agent;
+    let mut config = home_network::Config::new(home_agent.home_link, home_agent.address, guests.collect());
+    if let Some((_, _, attachment)) = attachments.first() {
+        config.router_link_local = attachment.router.link_local;
+        config.router_mac = attachment.router.mac;
+    }
+    PseudoHomeNetwork::new(config)
+}
+
+impl Runner {
+    /// Gives the packet path a new table.
+    pub(super) fn publish(&mut self, now: Instant) {
+        let path_mtu = self.uplink.as_ref().map_or(1500, |uplink| uplink.mtu as usize);
+        let mut entries = Vec::new();
+        for (port, open) in self.ports.iter().enumerate() {
+            let link_mtu = open.mtu as usize;
+            let mut smallest = tunnel::inner_mtu(path_mtu).min(link_mtu);
+            for id in &open.guests {
+                let Some(guest) = self.policy.guests.get(id.0) else { continue };
+                let mtu = self.path_mtus.get(id).map_or(usize::MAX, |mtu| tunnel::inner_mtu(*mtu as usize));
+                let mtu = mtu.min(tunnel::inner_mtu(path_mtu));
+                smallest = smallest.min(mtu);
+                entries.extend(self.entry(*id, guest, port, mtu, link_mtu));
+            }
+            if let Some(network) = self.networks.get_mut(port) {
+                network.set_mtu(u32::try_from(smallest).unwrap_or(u32::MAX), now);
+            }
+        }
+        self.path.view.replace(view(&self.policy, &self.ports, &self.networks, Table::new(entries)));
+    }
+
+    fn entry(&self, id: GuestId, guest: &GuestPolicy, port: usize, mtu: usize, link_mtu: usize) -> Option<Entry> {
+        let attachment = guest.attachment.as_ref()?;
+        Some(Entry {
+            guest: id,
+            home_address: guest.home_address,
+            home_agent: self.policy.home_agent.address,
+            mac: attachment.mac,
+            port,
+            carrier: self.carriers.get(&id).copied(),
+            mtu,
+            link_mtu,
+            router: attachment.router.link_local,
+        })
+    }
+}
+
+/// Starts the threads between the ports and the tunnel.
+pub(super) fn packet_path(
+    policy: &Policy,
+    ports: &[OpenPort],
+    networks: &[PseudoHomeNetwork],
+    reports: mpsc::Sender<Report>,
+) -> Result<PacketPath, Error> {
+    let tunnel = TunnelSocket::open().map_err(|source| Error::socket("a raw socket for IPv6 in IPv6", source))?;
+    let path = PacketPath {
+        socket: Arc::new(tunnel),
+        view: Shared::new(view(policy, ports, networks, Table::new([]))),
+        counters: Arc::new(Counters::new()),
+        frames: networks.iter().map(PseudoHomeNetwork::counters).collect(),
+        reports,
+    };
+    let thread = |source| Error::socket("a thread", source);
+    for (number, port) in ports.iter().enumerate() {
+        path.start_port(number, Arc::clone(&port.device)).map_err(thread)?;
+    }
+    path.start_tunnel().map_err(thread)?;
+    Ok(path)
+}
+
+fn view(policy: &Policy, ports: &[OpenPort], networks: &[PseudoHomeNetwork], table: Table) -> View {
+    View {
+        table,
+        ports: networks.iter().map(PseudoHomeNetwork::guests).collect(),
+        devices: ports.iter().map(|port| Arc::clone(&port.device)).collect(),
+        router_macs: router_macs(policy, ports),
+    }
+}
+
+fn router_macs(policy: &Policy, ports: &[OpenPort]) -> Vec<MacAddress> {
+    let first = |port: &OpenPort| policy.guests.get(port.guests.first()?.0)?.attachment.as_ref();
+    ports.iter().map(|port| first(port).map_or(RouterPolicy::DEFAULT_MAC, |attachment| attachment.router.mac)).collect()
+}
