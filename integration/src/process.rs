@@ -21,6 +21,8 @@ pub(crate) struct Daemon<'lab> {
     log: PathBuf,
     child: Child,
     ended: bool,
+    /// Parts of ERROR lines that the scenario has brought about itself.
+    expected_errors: Vec<&'static str>,
 }
 
 impl<'lab> Daemon<'lab> {
@@ -32,7 +34,7 @@ impl<'lab> Daemon<'lab> {
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).env("NO_COLOR", "1").current_dir(directory);
         let before = traces(node)?;
         let child = node.spawn(command)?;
-        Ok(Self { node, before, name: name.to_owned(), log, child, ended: false })
+        Ok(Self { node, before, name: name.to_owned(), log, child, ended: false, expected_errors: vec![] })
     }
 
     /// Everything it has logged.
@@ -103,13 +105,17 @@ impl<'lab> Daemon<'lab> {
         self
     }
 
-    /// Fails if it has panicked or logged an error.
+    /// From now on errors with `part` in their line are what the scenario is about.
+    pub(crate) fn expect_errors(&mut self, part: &'static str) {
+        self.expected_errors.push(part);
+    }
+
+    /// Fails if it has panicked or logged an error that was not expected.
     pub(crate) fn log_must_be_clean(&self) -> Outcome {
         let log = self.log();
-        match log
-            .lines()
-            .find(|line| line.contains(" ERROR ") || line.starts_with("ERROR ") || line.contains("panicked at"))
-        {
+        let expected = |line: &str| self.expected_errors.iter().any(|part| line.contains(part));
+        let is_error = |line: &str| line.contains(" ERROR ") || line.starts_with("ERROR ");
+        match log.lines().find(|line| is_error(line) && !expected(line) || line.contains("panicked at")) {
             None => Ok(()),
             Some(line) => Err(Failure::new(format!("{} logged: {line}", self.name))),
         }

@@ -40,6 +40,8 @@ mod register_plain;
 mod sequence_135;
 #[path = "../scenarios/spoofed-source-dropped/scenario.rs"]
 mod spoofed_source_dropped;
+#[path = "../scenarios/tampering-repaired/scenario.rs"]
+mod tampering_repaired;
 #[path = "../scenarios/the-lab-itself/scenario.rs"]
 mod the_lab_itself;
 #[path = "../scenarios/two-guests-one-host/scenario.rs"]
@@ -79,6 +81,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &packet_too_big::SCENARIO,
     &esp_missing_no_plaintext::SCENARIO,
     &policy_missing_no_plaintext::SCENARIO,
+    &tampering_repaired::SCENARIO,
     &wrong_key_silent::SCENARIO,
     &home_agent_restart::SCENARIO,
     &mobile_node_restart::SCENARIO,

@@ -34,8 +34,8 @@ use path::Path;
 
 /// The loop looks again this often at what the kernel holds.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
-/// ... and this long after a change of links, addresses, routes or rules.
-const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
+/// ... and this long after a change of links, addresses, routes, rules, security associations or policies.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(20);
 /// ... and this long after the kernel refused something.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Memberships of one socket: the kernel takes their memory from the socket's allowance (`net.core.optmem_max`).

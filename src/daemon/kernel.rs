@@ -13,6 +13,8 @@ pub struct Kernel {
     configuration: Configuration,
     reconciler: Reconciler,
     ledger: Ledger,
+    /// Whether the state for bindings was made before: what is missing then, somebody else has taken.
+    in_force: bool,
 }
 
 impl Kernel {
@@ -23,7 +25,7 @@ impl Kernel {
     pub async fn open(policy: &Policy, ledger: Ledger) -> Result<Self, Error> {
         let configuration = Configuration::from(policy);
         let reconciler = Reconciler::new(configuration.clone())?;
-        let mut kernel = Self { configuration, reconciler, ledger };
+        let mut kernel = Self { configuration, reconciler, ledger, in_force: false };
         match kernel.start().await {
             Ok(()) => Ok(kernel),
             Err(error) => {
@@ -61,10 +63,16 @@ impl Kernel {
         let desired = kernel_state::compile(&self.configuration, bindings, &site);
         match self.reconciler.apply_what_goes(&desired).await {
             Ok(report) => {
+                if asked.is_empty() && self.in_force {
+                    for step in &report.steps {
+                        tracing::warn!("changed by others, put right: {step}");
+                    }
+                }
                 for failure in &report.failures {
                     let guests = self.addresses(&failure.guests);
                     tracing::error!(home_addresses = %guests, "{}; nothing is sent that depends on it", failure.error);
                 }
+                self.in_force = true;
                 Secured::new(asked, &report.failures)
             }
             Err(error) => {

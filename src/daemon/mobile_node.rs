@@ -43,8 +43,8 @@ const PACKET_LIMIT: usize = 65_536;
 const FAREWELL: Duration = Duration::from_secs(8);
 /// The loop looks again this often at what the kernel holds, even when no notification came.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
-/// ... and this long after a change of links, addresses, routes or rules.
-const CHANGE_INTERVAL: Duration = Duration::from_secs(1);
+/// ... and this long after a change of links, addresses, routes, rules, security associations or policies.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(20);
 /// ... and this long after the kernel refused something.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
