@@ -5,6 +5,7 @@ pub mod route;
 mod route_codec;
 pub mod xfrm;
 mod xfrm_codec;
+pub mod xfrm_monitor;
 
 use std::io;
 

@@ -1,8 +1,9 @@
-//! "Look again": change notifications of links, addresses, routes and rules, many of them in one.
+//! "Look again": change notifications of links, addresses, routes, rules, security associations and policies, many of them in one.
 
 use std::io;
 use std::time::Duration;
 
+use super::xfrm_monitor::XfrmMonitor;
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
@@ -21,6 +22,7 @@ const REOPENING: Duration = Duration::from_secs(1);
 pub struct Monitor {
     /// None while the connection is broken.
     connection: Option<Connection>,
+    xfrm: XfrmMonitor,
     /// When to report the change that was noticed.
     due: Option<Instant>,
 }
@@ -55,7 +57,7 @@ impl Monitor {
     /// # Errors
     /// No socket.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { connection: Some(Connection::open()?), due: None })
+        Ok(Self { connection: Some(Connection::open()?), xfrm: XfrmMonitor::open()?, due: None })
     }
 
     /// Waits for a change, then a little for others that come with it. A connection that breaks is opened again, and counts as a
@@ -66,7 +68,15 @@ impl Monitor {
         let due = match self.due {
             Some(due) => due,
             None => {
-                self.notice().await;
+                tokio::select! {
+                    () = notice(&mut self.connection) => {}
+                    changed = self.xfrm.changed() => {
+                        if let Err(error) = changed {
+                            tracing::warn!(%error, "cannot watch security associations and policies for changes");
+                            notice(&mut self.connection).await;
+                        }
+                    }
+                }
                 *self.due.insert(Instant::now() + SETTLING)
             }
         };
@@ -74,24 +84,24 @@ impl Monitor {
         while self.connection.as_mut().is_some_and(|connection| connection.messages.try_recv().is_ok()) {}
         self.due = None;
     }
+}
 
-    async fn notice(&mut self) {
-        while let Some(connection) = &mut self.connection {
-            match connection.messages.next().await {
-                None => self.connection = None,
-                Some((message, _)) if matters(&message.payload) => return,
-                Some(_) => {}
-            }
+async fn notice(watched: &mut Option<Connection>) {
+    while let Some(connection) = watched {
+        match connection.messages.next().await {
+            None => *watched = None,
+            Some((message, _)) if matters(&message.payload) => return,
+            Some(_) => {}
         }
-        loop {
-            sleep(REOPENING).await;
-            match Connection::open() {
-                Ok(connection) => {
-                    self.connection = Some(connection);
-                    return;
-                }
-                Err(error) => tracing::warn!(%error, "cannot watch links and routes for changes, trying again"),
+    }
+    loop {
+        sleep(REOPENING).await;
+        match Connection::open() {
+            Ok(connection) => {
+                *watched = Some(connection);
+                return;
             }
+            Err(error) => tracing::warn!(%error, "cannot watch links and routes for changes, trying again"),
         }
     }
 }
