@@ -10,6 +10,9 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// The daemon tries again after 1, 2, 4, … s what the kernel has refused.
+const LONGEST_RETRY: Duration = Duration::from_secs(12);
+
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
     let (mut foreign, foreign2) = (lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
@@ -32,8 +35,13 @@ fn run(lab: &Lab) -> Outcome {
 
     lab.step("the host moves");
     net.move_host()?;
+    foreign2.must_not_see("anything of the host for the home agent", Duration::from_secs(2), |packet| {
+        packet.is_from_to(CARE_OF_AFTER_MOVE, HOME_AGENT) || packet.is_from_to(GUEST, HOME_AGENT)
+    })?;
+    lab.step("the other program gives the SPI back");
+    net.host.ip("xfrm state delete src 2001:db8:3000::3 dst 2001:db8:2000::1 proto esp spi 0x3e8")?;
     let mut registered = foreign2.clone();
-    protected_registration(&mut registered, CARE_OF_AFTER_MOVE, GUEST, SPIS, SOON)?;
+    protected_registration(&mut registered, CARE_OF_AFTER_MOVE, GUEST, SPIS, LONGEST_RETRY)?;
     foreign2.must_not_see("anything for the home agent but ESP", QUIET, |packet| {
         packet.addresses().any(|(_, destination)| destination == HOME_AGENT) && packet.spi().is_none()
     })?;
