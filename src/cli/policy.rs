@@ -1,5 +1,7 @@
 //! `kagemusha policy`: key files, and a look at a policy without a kernel.
 
+mod exchange;
+
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
@@ -7,7 +9,8 @@ use std::process::ExitCode;
 
 use crate::daemon::EXIT_BAD_INPUT;
 use crate::daemon::keys::{self, Keygen, PolicyFileError};
-use crate::ipsec::{SecretKey, SecurityAssociation, Transform};
+use crate::ipsec::{SecurityAssociation, Transform};
+use crate::policy::exchange::fingerprint;
 use crate::policy::{self, GuestPolicy, Policy, Protection, Role};
 
 /// Commands on policy files.
@@ -37,6 +40,12 @@ pub enum PolicyCommand {
         #[arg(long)]
         role: Option<RoleArgument>,
     },
+    /// Write what the administrator of the other side installs.
+    Export(exchange::ExportArguments),
+    /// Make a policy file, and its key files, of what umip or another home agent is configured with.
+    Import(exchange::ImportArguments),
+    /// Show where two sides disagree; exit code 0 when they do not, 1 when they do.
+    Diff(exchange::DiffArguments),
 }
 
 /// The roles by their names on the command line.
@@ -63,6 +72,9 @@ impl PolicyCommand {
         let done = match self {
             Self::Keygen { file, role } => keygen(&file, role.map(Role::from)),
             Self::Check { file, role } => check(&file, role.map(Role::from)),
+            Self::Export(arguments) => return finish(exchange::export(&arguments)),
+            Self::Import(arguments) => return finish(exchange::import(&arguments)),
+            Self::Diff(arguments) => return differences(exchange::diff(&arguments)),
             Self::Show { file, role } => {
                 load(&file, role.map(Role::from)).map(|policy| show(&policy)).map_err(Failure::from)
             }
@@ -76,6 +88,31 @@ impl PolicyCommand {
             Err(failure) => failure.tell(),
         }
     }
+}
+
+/// Writes what a command gave.
+fn finish<T: std::ops::Deref<Target: AsRef<[u8]>>>(done: Result<T, exchange::ExchangeError>) -> ExitCode {
+    match done {
+        Ok(text) => match std::io::stdout().write_all((*text).as_ref()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+            _ => ExitCode::SUCCESS,
+        },
+        Err(error) => error.tell(),
+    }
+}
+
+fn differences(compared: Result<policy::exchange::Comparison, exchange::ExchangeError>) -> ExitCode {
+    match compared {
+        Ok(comparison) => {
+            let _ = std::io::stdout().write_all(comparison.to_string().as_bytes());
+            if comparison.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => error.tell(),
+    }
+}
+
+fn tell_report(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Why a command did not succeed.
@@ -245,13 +282,6 @@ fn show_association(text: &mut String, association: &SecurityAssociation) {
             let _ = writeln!(text, "      integrity   {:<16} key {}", algorithm.name(), fingerprint(secret));
         }
     }
-}
-
-/// Tells keys apart, and whether both sides have the same, without telling the key: eight digits of its SHA-256, and its length.
-fn fingerprint(secret: &SecretKey) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, secret.expose());
-    let digits: String = digest.as_ref().iter().take(4).map(|octet| format!("{octet:02x}")).collect();
-    format!("{digits} ({} octets)", secret.length())
 }
 
 #[cfg(test)]

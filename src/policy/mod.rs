@@ -8,6 +8,7 @@
 //! [`Diagnostic`]s with file, line, column and what to do. No key is ever part of a message.
 
 mod association;
+pub mod exchange;
 mod guest;
 mod keying;
 mod keys;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+use zeroize::Zeroize;
 
 use super::Warning;
 use super::redact::redact;
@@ -25,7 +26,20 @@ const DRAWN: usize = 20;
 
 impl Source {
     pub(super) fn new(name: &str, text: &str) -> Self {
-        let shown = redact(text);
+        Self::without_secrets(name, text, &[])
+    }
+
+    /// A text of which `secrets` must not be shown either: keys that look like words.
+    pub(super) fn without_secrets(name: &str, text: &str, secrets: &[Range<usize>]) -> Self {
+        let mut octets = text.as_bytes().to_vec();
+        for secret in secrets {
+            if let Some(octets) = octets.get_mut(secret.clone()) {
+                octets.iter_mut().filter(|octet| **octet != b'\n').for_each(|octet| *octet = b'*');
+            }
+        }
+        // Secrets are whole words, so what is left is UTF-8.
+        let shown = redact(&String::from_utf8_lossy(&octets));
+        octets.zeroize();
         let lines = std::iter::once(0).chain(shown.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Self { name: name.to_owned(), shown, lines }
     }
