@@ -157,6 +157,72 @@ fn every_algorithm_and_key_form_of_setkey() {
     assert_eq!(encryption.1.expose(), b"this is a key of 24 oct.");
 }
 
+/// A kernel's own words for every algorithm there is.
+#[test]
+fn every_algorithm_of_the_kernel() {
+    let side = merged([exchange::parse_xfrm("states", &data("all-algorithms-state.txt"))]);
+    assert_eq!(side.associations.len(), 12);
+    let details = Import { home_agent: Some("2001:db8:2000::1".parse().unwrap()), ..details(Role::HomeAgent) };
+    let policy = load(Role::HomeAgent, &exchange::import(&side, &details).unwrap());
+    let (mut encryption, mut integrity) = (Vec::new(), Vec::new());
+    for association in policy.guests.iter().flat_map(|guest| guest.protection.associations()) {
+        let Transform::EspTransport { encryption: one, integrity: other, .. } = &association.transform else {
+            panic!()
+        };
+        encryption.push(one.0);
+        integrity.extend(other.as_ref().map(|other| other.0));
+    }
+    assert!(Encryption::ALL.iter().all(|one| encryption.contains(one)), "{encryption:?}");
+    assert!(Integrity::ALL.iter().filter(|one| integrity.contains(one)).count() >= 5, "{integrity:?}");
+}
+
+/// The program itself: exit codes, modes, and files that are there already.
+#[test]
+fn the_commands_overwrite_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let run = |arguments: &[&str]| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_kagemusha")).arg("policy").args(arguments).output().unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let root = env!("CARGO_MANIFEST_DIR");
+    let source = |name: &str| format!("{root}/tests/data/exchange/{name}");
+    let (mip6d, sa, policy) = (source("umip-ha.conf"), source("sa.conf"), path("ha.toml"));
+    let guest = "2001:db8:2000::10,name=vm1,mac=52:54:00:00:00:10,bridge=br-home";
+    let import = ["import", "--mip6d", &mip6d, "--sa", &sa, "--output", &policy, "--guest", guest];
+    let (code, shown) = run(&import);
+    assert_eq!(code, 0, "{shown}");
+    assert!(!shown.contains("000102"), "{shown}");
+    for key in std::fs::read_dir(path("keys")).unwrap().map(|entry| entry.unwrap()) {
+        assert_eq!(key.metadata().unwrap().permissions().mode() & 0o7777, 0o600, "{key:?}");
+    }
+    assert_eq!(run(&["check", &policy]).0, 0);
+    let before = std::fs::read(path("keys/vm1-to-ha.enc")).unwrap();
+    assert_eq!(run(&import).0, 1);
+    // A key file that is there stops it as well, and takes back what was written before.
+    let other = path("other.toml");
+    assert_eq!(run(&["import", "--mip6d", &mip6d, "--sa", &sa, "--output", &other]).0, 1);
+    assert!(!Path::new(&other).exists());
+    assert_eq!(std::fs::read(path("keys/vm1-to-ha.enc")).unwrap(), before);
+    assert_eq!(run(&["diff", &policy, &mip6d, &sa]).0, 0);
+    assert_eq!(run(&["diff", &policy, &source("all-algorithms-state.txt")]).0, 1);
+    assert_eq!(run(&["diff", &policy, &path("none")]).0, 2);
+    assert_eq!(run(&["export", &policy, "--to", "swanctl"]).0, 2);
+    let (code, shown) = run(&["export", &policy, "--to", "setkey"]);
+    assert!(code == 0 && !shown.contains("000102"), "{shown}");
+    let exported = path("out.conf");
+    let export = ["export", &policy, "--to", "setkey", "--with-keys", "--output", &exported];
+    assert_eq!(run(&export).0, 0);
+    assert_eq!(std::fs::metadata(&exported).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(run(&export).0, 1);
+    assert_eq!(run(&["diff", &policy, &exported]).0, 0);
+}
+
 #[test]
 fn every_mistake_has_its_place_and_no_key() {
     for (name, parse) in [
