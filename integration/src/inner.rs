@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::demo;
 use crate::failure::{Failure, Outcome};
 use crate::init;
-use crate::job::{Job, LINE, Report, ScenarioResult, Task, Verdict};
+use crate::job::{COMPLETE, Job, LINE, Report, ScenarioResult, Task, Verdict};
 use crate::scenario::{Lab, Peer, Scenario};
 use crate::scenarios;
 
@@ -27,7 +27,10 @@ fn run(job: &Job) -> Outcome {
     let kernel = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     let mut report = Report { kernel, results: Vec::new() };
     match &job.task {
-        Task::Demo => report.results = demo::run(job),
+        Task::Demo => {
+            report.results = demo::run(job);
+            report.results.iter().for_each(|result| tell_complete(&result.name));
+        }
         Task::Scenarios(names) => {
             for (index, name) in names.iter().enumerate() {
                 let scenario = scenarios::named(name).ok_or_else(|| Failure::new(format!("no scenario {name}")))?;
@@ -46,12 +49,17 @@ fn run(job: &Job) -> Outcome {
                 }
                 report.results.push(ScenarioResult { name: name.clone(), verdict, seconds });
                 report.write(&job.directory)?;
-                // If this kernel is ended from outside, what it has written must not end with it.
-                nix::unistd::sync();
+                tell_complete(name);
             }
         }
     }
     report.write(&job.directory)
+}
+
+/// Lets the outer side have the files of a scenario, which may still be in this kernel's memory only.
+fn tell_complete(name: &str) {
+    nix::unistd::sync();
+    println!("{COMPLETE}{name}");
 }
 
 /// The end of every log of a failed scenario.

@@ -9,6 +9,9 @@ use crate::failure::{Outcome, While};
 /// Every line of the inner side that is for the user starts with this; anything else on its output is the kernel's.
 pub(crate) const LINE: &str = "lab| ";
 
+/// Such a line tells the outer side that a scenario of this name has ended and all its files are complete.
+pub(crate) const COMPLETE: &str = "lab-complete| ";
+
 /// What is to be run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {

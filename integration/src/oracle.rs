@@ -3,11 +3,11 @@
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use crate::craft::checksum;
-use crate::failure::{Outcome, While, ensure};
+use crate::failure::{Failure, Outcome, While, ensure};
 
 /// What tshark found in some captures.
 #[derive(Debug, Default)]
@@ -27,42 +27,48 @@ const WARNING: u32 = 6 << 20;
 /// Warnings and errors, but for requests that nobody has answered: scenarios ask in vain on purpose.
 const WARNINGS: &str = "_ws.expert.severity >= 6291456 && !icmpv6.resp_not_found";
 
-/// Reads the captures of the scenarios in `directories`, two at a time.
-pub(crate) fn ask(directories: &[PathBuf]) -> Outcome<Opinion> {
+/// Reads captures on a thread of its own, while the next scenario runs.
+pub(crate) struct Oracle {
+    directories: mpsc::Sender<PathBuf>,
+    thread: JoinHandle<Outcome<Opinion>>,
+}
+
+impl Oracle {
+    /// Begins to wait for directories of scenarios.
+    pub(crate) fn start() -> Self {
+        let (directories, receiver) = mpsc::channel::<PathBuf>();
+        let thread = std::thread::spawn(move || {
+            let mut opinion = Opinion::default();
+            receiver.iter().try_for_each(|directory| read_all(&directory, &mut opinion))?;
+            Ok(opinion)
+        });
+        Self { directories, thread }
+    }
+
+    /// Has the captures of a scenario read, which must be complete.
+    pub(crate) fn ask(&self, directory: PathBuf) {
+        // If the thread has ended early, its error comes out at the end.
+        let _ = self.directories.send(directory);
+    }
+
+    /// What it thinks of all of them.
+    pub(crate) fn conclude(self) -> Outcome<Opinion> {
+        drop(self.directories);
+        self.thread.join().unwrap_or_else(|_| Err(Failure::new("the thread that reads captures panicked")))
+    }
+}
+
+/// Reads every capture of a scenario that holds a packet.
+fn read_all(directory: &Path, opinion: &mut Opinion) -> Outcome {
     let mut captures = Vec::new();
-    for directory in directories {
-        for entry in std::fs::read_dir(directory).during(|| directory.display().to_string())?.flatten() {
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "pcap") && entry.metadata()?.len() > 24 {
-                captures.push(path);
-            }
+    for entry in std::fs::read_dir(directory).during(|| directory.display().to_string())?.flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "pcap") && entry.metadata()?.len() > 24 {
+            captures.push(path);
         }
     }
     captures.sort();
-    let work = Mutex::new(captures.iter());
-    let next = || work.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let reader = || -> Outcome<Opinion> {
-        let mut opinion = Opinion::default();
-        while let Some(capture) = next() {
-            read(capture, &mut opinion).during(|| capture.display().to_string())?;
-        }
-        Ok(opinion)
-    };
-    let opinions = std::thread::scope(|scope| {
-        let readers = [scope.spawn(reader), scope.spawn(reader)];
-        readers.map(|reader| reader.join().unwrap_or_else(|_| Ok(Opinion::default())))
-    });
-    let mut all = Opinion::default();
-    for opinion in opinions {
-        let opinion = opinion?;
-        all.captures += opinion.captures;
-        all.mobility_headers += opinion.mobility_headers;
-        all.decrypted += opinion.decrypted;
-        all.complaints.extend(opinion.complaints);
-    }
-    ensure(all.captures == captures.len(), || "a thread that reads captures panicked".into())?;
-    all.complaints.sort();
-    Ok(all)
+    captures.iter().try_for_each(|capture| read(capture, opinion).during(|| capture.display().to_string()))
 }
 
 fn read(capture: &Path, opinion: &mut Opinion) -> Outcome {

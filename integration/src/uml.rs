@@ -20,11 +20,11 @@ pub(crate) fn program() -> Option<&'static Path> {
 
 const MEMORY_MEGABYTES: u64 = 1024;
 
-/// The command that boots it with this very program as init. `scratch` is a short-lived directory; its own name and
+/// The command that boots it with the lab's own program as init. `scratch` is a short-lived directory; its own name and
 /// that of the run may hold anything, the kernel only sees links to them.
-pub(crate) fn command(program: &Path, run: &Path, scratch: &Path) -> Outcome<Command> {
+pub(crate) fn command(program: &Path, lab: &Path, run: &Path, scratch: &Path) -> Outcome<Command> {
     let (init, link) = (scratch.join("init"), scratch.join("run"));
-    symlink(std::env::current_exe()?, &init).during(|| init.display().to_string())?;
+    symlink(lab, &init).during(|| init.display().to_string())?;
     symlink(run, &link).during(|| link.display().to_string())?;
     ensure(!scratch.to_string_lossy().contains(char::is_whitespace), || {
         format!("{}: a kernel command line cannot hold white space; set TMPDIR", scratch.display())
