@@ -6,6 +6,8 @@ use crate::scenario::Scenario;
 mod check_command;
 #[path = "../scenarios/de-register/scenario.rs"]
 mod de_register;
+#[path = "../scenarios/disturbed-host/scenario.rs"]
+mod disturbed_host;
 #[path = "../scenarios/esp-missing-no-plaintext/scenario.rs"]
 mod esp_missing_no_plaintext;
 #[path = "../scenarios/guest-dad-and-reboot/scenario.rs"]
@@ -78,6 +80,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &off_link_correspondent::SCENARIO,
     &guest_dad_and_reboot::SCENARIO,
     &spoofed_source_dropped::SCENARIO,
+    &disturbed_host::SCENARIO,
     &packet_too_big::SCENARIO,
     &esp_missing_no_plaintext::SCENARIO,
     &policy_missing_no_plaintext::SCENARIO,

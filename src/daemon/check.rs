@@ -11,6 +11,8 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
+pub(super) use host::missing_capabilities;
+
 use super::keys;
 use crate::policy::{self, Policy, Role};
 

@@ -185,7 +185,7 @@ impl Runner<'_> {
                         guard.clear_ready();
                     }
                 }
-                () = lost.notified() => return Err(Error::Lost(format!("the TUN {HOME_AGENT_TUNNEL_LINK}"))),
+                () = lost.notified() => return Err(Error::Lost),
                 () = monitor.changed() => self.scan_within(CHANGE_INTERVAL, clock::now()),
                 () = tokio::time::sleep_until(deadline.into()) => {
                     let now = clock::now();
@@ -204,7 +204,16 @@ impl Runner<'_> {
         let handle = self.kernel.reconciler().route().handle().clone();
         let interface = self.policy.home_agent.interface.as_deref().unwrap_or_default();
         match ports::ethernet_link(&handle, interface).await {
-            Ok(link) if link.index == self.home_link.link.index => {}
+            Ok(link) if link.index == self.home_link.link.index => {
+                if link.mtu != self.home_link.link.mtu {
+                    self.home_link.link.mtu = link.mtu;
+                    self.publish();
+                    let mtu = inner_mtu(link.mtu as usize) as u32;
+                    if let Err(error) = ports::bring_up(&handle, HOME_AGENT_TUNNEL_LINK, mtu).await {
+                        tracing::warn!("{error}");
+                    }
+                }
+            }
             Ok(_) => match HomeLink::open(&handle, &self.policy).await {
                 Ok(home_link) => {
                     tracing::info!(interface, "the interface of the home link was made anew");

@@ -198,7 +198,7 @@ impl Runner {
                         guard.clear_ready();
                     }
                 }
-                report = reports.recv() => self.on_report(report, clock::now()),
+                report = reports.recv() => self.on_report(report, clock::now())?,
                 () = monitor.changed() => {
                     let now = clock::now();
                     if self.look_at_uplink(now).await {
@@ -347,7 +347,7 @@ impl Runner {
         }
     }
 
-    fn on_report(&mut self, report: Option<Report>, now: Instant) {
+    fn on_report(&mut self, report: Option<Report>, now: Instant) -> Result<(), Error> {
         match report {
             Some(Report::Frame { port, frame, place }) => {
                 if let Some(network) = self.networks.get_mut(port) {
@@ -357,8 +357,10 @@ impl Runner {
             }
             Some(Report::PathMtu { guest, mtu }) => self.path_is_narrow(guest, mtu, now),
             Some(Report::PortLost { .. }) => self.scan_within(CHANGE_INTERVAL, now),
+            Some(Report::ThreadDied) => return Err(Error::Thread),
             None => {}
         }
+        Ok(())
     }
 
     fn receive_signaling(&mut self, buffer: &mut ReceiveBuffer, now: Instant) -> Drained {

@@ -65,12 +65,20 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// Not enough privileges.
+    #[error("{} {} missing: run as root, or give the service that privilege (systemd: AmbientCapabilities=)", .0.join(" and "), if .0.len() == 1 { "is" } else { "are" })]
+    Privileges(Vec<&'static str>),
+    /// A thread that panicked.
+    #[error(
+        "a thread of the packet path has ended unexpectedly: this is a bug, please report the messages before this one"
+    )]
+    Thread,
     /// Another daemon.
     #[error(transparent)]
     Instance(#[from] instance::Error),
-    /// What others removed while it was in use.
-    #[error("{0} was removed by somebody else: start again")]
-    Lost(String),
+    /// The packet path of a home agent has ended.
+    #[error("the packet path has ended, see the message before this one: start again")]
+    Lost,
     /// Something of ours is still there.
     #[error(
         "not everything could be taken down, see the messages before this one; starting and stopping again tries it again"
@@ -125,6 +133,13 @@ fn run(role: Role, policy: Policy, config: &Config) -> Result<(), Error> {
         Role::MobileNode => "mobile-node",
         Role::HomeAgent => "home-agent",
     });
+    // A kernel without /proc tells by what it refuses.
+    if let Ok(status) = std::fs::read_to_string("/proc/self/status") {
+        let missing = check::missing_capabilities(&status);
+        if !missing.is_empty() {
+            return Err(Error::Privileges(missing));
+        }
+    }
     let _claim = instance::claim(&config.state_directory)?;
     let store = store::Store::open(&directory).map_err(sequences::Error::from)?;
     let ledger = sequences::Ledger::open(store, &policy)?;

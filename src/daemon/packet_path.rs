@@ -41,6 +41,8 @@ pub enum Report {
         /// The frame's place in its port's share of the queue, given back when it was handled.
         place: OwnedSemaphorePermit,
     },
+    /// A thread has panicked.
+    ThreadDied,
     /// The device of a port is gone, and with it the thread that read it.
     PortLost {
         /// Which port.
@@ -91,6 +93,17 @@ struct PortReader<'a> {
     places: Arc<Semaphore>,
 }
 
+/// Tells the event loop when its thread panics: guests without a packet path must not look served.
+struct Watch(Sender<Report>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let _ = self.0.blocking_send(Report::ThreadDied);
+        }
+    }
+}
+
 impl PacketPath {
     /// Starts the thread from a port into the tunnel.
     ///
@@ -98,7 +111,11 @@ impl PacketPath {
     /// When the system has no thread to give.
     pub fn start_port(&self, port: usize, device: Arc<Device>) -> std::io::Result<()> {
         let path = self.clone();
-        thread::Builder::new().name(format!("port-{port}")).spawn(move || path.run_port(port, &device)).map(|_| ())
+        thread::Builder::new().name(format!("port-{port}")).spawn(move || {
+            let _watch = Watch(path.reports.clone());
+            path.run_port(port, &device);
+        })?;
+        Ok(())
     }
 
     /// Starts the thread from the tunnel to the guests.
@@ -107,7 +124,11 @@ impl PacketPath {
     /// When the system has no thread to give.
     pub fn start_tunnel(&self) -> std::io::Result<()> {
         let path = self.clone();
-        thread::Builder::new().name("tunnel".to_owned()).spawn(move || path.run_tunnel()).map(|_| ())
+        thread::Builder::new().name("tunnel".to_owned()).spawn(move || {
+            let _watch = Watch(path.reports.clone());
+            path.run_tunnel();
+        })?;
+        Ok(())
     }
 
     fn run_port(&self, port: usize, device: &Device) {

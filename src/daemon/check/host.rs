@@ -43,17 +43,23 @@ pub(super) fn findings(role: Role, policy: Option<&Policy>) -> Vec<Finding> {
     findings
 }
 
-fn privileges(status: &str) -> Vec<Finding> {
+/// The capabilities that a process with this `/proc/self/status` lacks.
+pub(in crate::daemon) fn missing_capabilities(status: &str) -> Vec<&'static str> {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
-    let judge = |(bit, name, purpose): (u32, &str, &str)| {
+    CAPABILITIES.iter().filter(|(bit, ..)| effective & (1 << bit) == 0).map(|(_, name, _)| *name).collect()
+}
+
+fn privileges(status: &str) -> Vec<Finding> {
+    let missing = missing_capabilities(status);
+    let judge = |(_, name, purpose): (u32, &str, &str)| {
         let subject = format!("privilege {name} ({purpose})");
-        match effective & (1 << bit) {
-            0 => Finding::missing(
+        match missing.contains(&name) {
+            true => Finding::missing(
                 subject,
                 "run as root, or give the service this capability (systemd: AmbientCapabilities=)",
             ),
-            _ => Finding::ok(subject),
+            false => Finding::ok(subject),
         }
     };
     CAPABILITIES.into_iter().map(judge).collect()

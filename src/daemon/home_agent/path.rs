@@ -24,8 +24,17 @@ pub(super) struct Path {
     pub(super) tun: Arc<Device>,
     pub(super) table: Arc<Shared<HomeAgentTable>>,
     pub(super) counters: Arc<Counters>,
-    /// Rung when the TUN is gone.
+    /// Rung when a thread has ended: the TUN is gone, or it has panicked.
     pub(super) lost: Arc<Notify>,
+}
+
+/// Rings when its thread ends, in whatever way.
+struct Watch(Arc<Notify>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 impl Path {
@@ -36,8 +45,14 @@ impl Path {
     pub(super) fn start(self) -> io::Result<()> {
         let other = self.clone();
         let thread = |name: &str| thread::Builder::new().name(name.to_owned());
-        thread("to-guests").spawn(move || self.run_to_guests())?;
-        thread("from-guests").spawn(move || other.run_from_guests())?;
+        thread("to-guests").spawn(move || {
+            let _watch = Watch(Arc::clone(&self.lost));
+            self.run_to_guests();
+        })?;
+        thread("from-guests").spawn(move || {
+            let _watch = Watch(Arc::clone(&other.lost));
+            other.run_from_guests();
+        })?;
         Ok(())
     }
 
@@ -54,7 +69,10 @@ impl Path {
                         self.to_guest(table.get(), packet, &mut limits);
                     }
                 }
-                Err(error) if tap::is_gone(&error) => return self.lost.notify_one(),
+                Err(error) if tap::is_gone(&error) => {
+                    tracing::error!("the TUN was removed by somebody else");
+                    return;
+                }
                 Err(error) => {
                     tracing::debug!(%error, "cannot read from the TUN");
                     thread::sleep(patience.take());
