@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use nix::mount::{MsFlags, mount};
@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::Pid;
 
 use crate::failure::{Outcome, While};
-use crate::job::LINE;
+use crate::job::{Job, LINE};
 use crate::uml::{MODULES, RUN_VARIABLE};
 
 /// Where the modules of Debian's user-mode-linux package are.
@@ -51,10 +51,12 @@ fn run() -> Outcome {
         }
     }
     load_modules()?;
-    let directory = std::env::var_os(RUN_VARIABLE).unwrap_or_default();
+    let directory = PathBuf::from(std::env::var_os(RUN_VARIABLE).unwrap_or_default());
+    let job = Job::read(&directory)?;
     let child = Command::new("/proc/self/exe")
         .arg("inner")
         .arg(directory)
+        .envs(&job.environment)
         .env("PATH", PATH)
         .spawn()
         .during(|| "starting the inner side".into())?;

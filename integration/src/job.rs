@@ -1,5 +1,6 @@
 //! What the outer side asks of the inner side, and what comes back. Both travel as files in the directory of the run.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ pub(crate) struct Job {
     pub(crate) kagemusha: PathBuf,
     /// The optional peer `mip6d` of `KAGEMUSHA_MIP6D`.
     pub(crate) mip6d: Option<PathBuf>,
+    /// Variables of the user's environment that are for the inner side: `KAGEMUSHA_…` and `RUST_BACKTRACE`.
+    pub(crate) environment: BTreeMap<String, String>,
     pub(crate) task: Task,
 }
 

@@ -188,6 +188,8 @@ fn prepare(task: Task, options: &Options) -> Outcome<Result<Run, ExitCode>> {
         return Ok(Err(code));
     }
     let mip6d = std::env::var_os("KAGEMUSHA_MIP6D").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let mip6d =
+        mip6d.map(|path| path.canonicalize().during(|| format!("KAGEMUSHA_MIP6D: {}", path.display()))).transpose()?;
     if let Some(path) = &mip6d {
         ensure(path.is_file(), || format!("KAGEMUSHA_MIP6D: {} is no file", path.display()))?;
         if let Err(code) = packages::provide(&[packages::RADVD])? {
@@ -213,7 +215,11 @@ fn prepare(task: Task, options: &Options) -> Outcome<Result<Run, ExitCode>> {
         return Ok(Err(code));
     }
     let directory = new_run_directory(&target.join("lab"))?;
-    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, task };
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with("KAGEMUSHA_") || name == "RUST_BACKTRACE")
+        .collect();
+    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, environment, task };
     job.write()?;
     Ok(Ok(Run { job, program, on_uml }))
 }
