@@ -34,8 +34,6 @@ use path::Path;
 
 /// The loop looks again this often at what the kernel holds.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
-/// ... and this long after a change of links, addresses, routes, rules, security associations or policies.
-const CHANGE_INTERVAL: Duration = Duration::from_millis(20);
 /// ... and this long after the kernel refused something.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Memberships of one socket: the kernel takes their memory from the socket's allowance (`net.core.optmem_max`).
@@ -186,7 +184,7 @@ impl Runner<'_> {
                     }
                 }
                 () = lost.notified() => return Err(Error::Lost),
-                () = monitor.changed() => self.scan_within(CHANGE_INTERVAL, clock::now()),
+                change = monitor.changed() => self.scan_within(change.look_within(), clock::now()),
                 () = tokio::time::sleep_until(deadline.into()) => {
                     let now = clock::now();
                     self.engine.handle_timeout(now);

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::kernel::Kernel;
 use super::mobility_socket::MobilitySocket;
-use super::netlink::monitor::Monitor;
+use super::netlink::monitor::{Change, Monitor};
 use super::netlink::route::Uplink;
 use super::pace::{self, Drained};
 use super::packet_path::{FRAMES_PER_PORT, PacketPath, Report};
@@ -43,8 +43,6 @@ const PACKET_LIMIT: usize = 65_536;
 const FAREWELL: Duration = Duration::from_secs(8);
 /// The loop looks again this often at what the kernel holds, even when no notification came.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
-/// ... and this long after a change of links, addresses, routes, rules, security associations or policies.
-const CHANGE_INTERVAL: Duration = Duration::from_millis(20);
 /// ... and this long after the kernel refused something.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -199,13 +197,13 @@ impl Runner {
                     }
                 }
                 report = reports.recv() => self.on_report(report, clock::now())?,
-                () = monitor.changed() => {
+                change = monitor.changed() => {
                     let now = clock::now();
                     if self.look_at_uplink(now).await {
                         self.reconcile(now).await;
                     }
-                    // Somebody may have changed what is ours, too; changes that go on for ever must not keep us looking.
-                    self.scan_within(CHANGE_INTERVAL, now);
+                    // Somebody may have changed what is ours, too.
+                    self.scan_within(change.look_within(), now);
                 }
                 () = readable(self.routed_packets.as_ref()) => self.receive_routed(&mut routed_buffer),
                 () = tokio::time::sleep_until(deadline.into()) => {
@@ -356,7 +354,7 @@ impl Runner {
                 drop(place);
             }
             Some(Report::PathMtu { guest, mtu }) => self.path_is_narrow(guest, mtu, now),
-            Some(Report::PortLost { .. }) => self.scan_within(CHANGE_INTERVAL, now),
+            Some(Report::PortLost { .. }) => self.scan_within(Change::Routing.look_within(), now),
             Some(Report::ThreadDied) => return Err(Error::Thread),
             None => {}
         }

@@ -17,6 +17,26 @@ const SETTLING: Duration = Duration::from_millis(20);
 /// Pause before a broken connection is opened again.
 const REOPENING: Duration = Duration::from_secs(1);
 
+/// What has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Links, addresses, routes or rules: on some machines all the time, and mostly not ours.
+    Routing,
+    /// Security associations or policies.
+    Ipsec,
+}
+
+impl Change {
+    /// How soon to look at what is ours. Routing changes that go on for ever must not keep us looking; IPsec changes cannot wait, for
+    /// signaling depends on them.
+    pub fn look_within(self) -> Duration {
+        match self {
+            Self::Routing => Duration::from_secs(1),
+            Self::Ipsec => Duration::from_millis(20),
+        }
+    }
+}
+
 /// Watches the namespace in which it was opened.
 #[derive(Debug)]
 pub struct Monitor {
@@ -24,7 +44,7 @@ pub struct Monitor {
     connection: Option<Connection>,
     xfrm: XfrmMonitor,
     /// When to report the change that was noticed.
-    due: Option<Instant>,
+    due: Option<(Instant, Change)>,
 }
 
 #[derive(Debug)]
@@ -64,25 +84,32 @@ impl Monitor {
     /// change.
     ///
     /// Cancel safe: a change that was noticed when the future was dropped is reported by the next one.
-    pub async fn changed(&mut self) {
-        let due = match self.due {
+    pub async fn changed(&mut self) -> Change {
+        let (due, change) = match self.due {
             Some(due) => due,
             None => {
-                tokio::select! {
-                    () = notice(&mut self.connection) => {}
-                    changed = self.xfrm.changed() => {
-                        if let Err(error) = changed {
-                            tracing::warn!(%error, "cannot watch security associations and policies for changes");
-                            notice(&mut self.connection).await;
-                        }
-                    }
-                }
-                *self.due.insert(Instant::now() + SETTLING)
+                let change = self.notice().await;
+                *self.due.insert((Instant::now() + SETTLING, change))
             }
         };
         sleep_until(due).await;
         while self.connection.as_mut().is_some_and(|connection| connection.messages.try_recv().is_ok()) {}
         self.due = None;
+        change
+    }
+
+    async fn notice(&mut self) -> Change {
+        tokio::select! {
+            () = notice(&mut self.connection) => Change::Routing,
+            changed = self.xfrm.changed() => {
+                if let Err(error) = changed {
+                    tracing::warn!(%error, "cannot watch security associations and policies for changes");
+                    notice(&mut self.connection).await;
+                    return Change::Routing;
+                }
+                Change::Ipsec
+            }
+        }
     }
 }
 
