@@ -47,9 +47,12 @@ fn run(job: &Job) -> Outcome {
                     }
                     Verdict::Skipped(why) => println!("{LINE}    SKIP {name}: {why}"),
                 }
+                let ran = !matches!(verdict, Verdict::Skipped(_));
                 report.results.push(ScenarioResult { name: name.clone(), verdict, seconds });
                 report.write(&job.directory)?;
-                tell_complete(name);
+                if ran {
+                    tell_complete(name);
+                }
             }
         }
     }
