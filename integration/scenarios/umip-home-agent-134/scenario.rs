@@ -22,6 +22,12 @@ fn run(lab: &Lab) -> Outcome {
     lab.step("the home address is free again");
     net.cn.ip("addr del 2001:db8:2000::10/64 dev eth0")?;
     registration(&mut foreign, CARE_OF, GUEST, 0, Duration::from_secs(40))?;
+    lab.wait_for_router(&net.guest)?;
+    // Until the confirming update has been answered: mip6d does not survive a deletion within a millisecond of it.
+    lab.ping_until_answered(&net.cn, GUEST, SOON)?;
+    foreign.must_not_see("another refusal", Duration::from_millis(500), |packet| {
+        packet.binding_acknowledgement().is_some_and(|(status, ..)| status != 0)
+    })?;
     lab.end([mobile_node])?;
     peer.end()
 }
