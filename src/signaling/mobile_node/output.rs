@@ -327,7 +327,7 @@ pub struct View {
     pub home_address: Ipv6Addr,
     /// The home agent.
     pub home_agent: Ipv6Addr,
-    /// The state's name, in lower case: `detached`, `waiting`, `securing`, `securing-failed`, `registering`, `bound`,
+    /// The state's name, in lower case: `detached`, `prepared`, `waiting`, `securing`, `securing-failed`, `registering`, `bound`,
     /// `refreshing`, `deregistering`, `refused` or `stopped`.
     pub state: &'static str,
     /// The care-of address being secured, registered or used.
