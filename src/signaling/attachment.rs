@@ -26,24 +26,13 @@
 
 use std::time::{Duration, Instant};
 
+pub use crate::policy::AttachMode as Mode;
 use crate::vocabulary::SequenceNumber;
 
 /// Announcements this soon after a guest was given up may have been under way before. A hypervisor announces for about a second.
 pub const ECHO: Duration = Duration::from_secs(2);
 /// A guest that was not heard for this time has been away: longer than a neighbour believes another reachable (RFC 4861 §10).
 pub const ABSENCE: Duration = Duration::from_secs(30);
-
-/// When a guest of the policy is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// From the start of the daemon on, whether it was seen or not.
-    #[default]
-    Always,
-    /// Prepared from the start on, and attached when it is seen.
-    WhenSeen,
-    /// By commands only.
-    OnCommand,
-}
 
 /// The states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,7 +32,7 @@ use std::net::Ipv6Addr;
 use std::time::Instant;
 
 use crate::signaling::engine::{Generations, Timers};
-use crate::vocabulary::{Generation, GuestId, Lifetime};
+use crate::vocabulary::{Generation, GuestId, Lifetime, SequenceNumber};
 use crate::wire::mobility::Message;
 use registration::{Context, Registration};
 
@@ -82,6 +82,15 @@ impl MobileNode {
     pub fn prepare(&mut self, guest: GuestId, care_of: impl Into<Option<Ipv6Addr>>, now: Instant) {
         let care_of = care_of.into();
         self.with(guest, now, |registration, ctx| registration.prepare(care_of, ctx));
+    }
+
+    /// Another host has used sequence numbers up to this one: ours go on beyond it. Never backwards.
+    pub fn continue_from(&mut self, guest: GuestId, sequence: SequenceNumber) {
+        if let Some(registration) = self.guests.get_mut(&guest)
+            && sequence.is_newer_than(registration.sequence)
+        {
+            registration.sequence = sequence;
+        }
     }
 
     /// Refreshes a binding now, so that changed keys show what they are worth. A guest without one is left as it is.

@@ -208,6 +208,26 @@ impl Event {
         }
     }
 
+    /// Its name for programs, in kebab case.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Registered { .. } => "registered",
+            Self::Refreshed { .. } => "refreshed",
+            Self::Retransmitted { .. } => "retransmitted",
+            Self::Refused { .. } => "refused",
+            Self::SequenceAdopted { .. } => "sequence-adopted",
+            Self::Expired => "expired",
+            Self::Stopped(_) => "taken-over",
+            Self::Deregistered(_) => "de-registered",
+            Self::SecuringFailed { .. } => "securing-failed",
+            Self::WaitingForCareOfAddress => "waiting",
+            Self::PrefixDiscoveryNecessary => "prefix-discovery-necessary",
+            Self::BindingError { .. } => "binding-error",
+            Self::RefreshRequested => "refresh-requested",
+            Self::Discarded(_) => "discarded",
+        }
+    }
+
     /// Whether somebody should look at it: the guest is not reachable, or will not be for long.
     pub fn is_trouble(&self) -> bool {
         match self {

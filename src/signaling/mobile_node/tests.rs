@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 mod preparation;
 
 use super::*;
-use crate::vocabulary::SequenceNumber;
 use crate::wire::mobility::{BindingAcknowledgement, BindingError, BindingUpdate, MobilityOption, Status};
 
 const GUEST: GuestId = GuestId(0);
