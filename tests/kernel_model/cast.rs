@@ -86,6 +86,11 @@ pub fn site(uplink: Option<&str>, tunnel6_loaded: bool) -> Site {
     Site { uplink: uplink.map(str::to_owned), tunnel6_loaded }
 }
 
+/// A message.
+pub fn with_payload(source: Ipv6Addr, destination: Ipv6Addr, payload: Payload) -> Message {
+    Message { source, destination, payload }
+}
+
 /// A mobility header.
 pub fn mobility(source: Ipv6Addr, destination: Ipv6Addr, kind: u8) -> Message {
     Message { source, destination, payload: Payload::Mobility(kind) }

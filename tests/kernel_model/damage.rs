@@ -63,6 +63,18 @@ pub fn union(mut a: KernelState, b: &KernelState) -> KernelState {
     a
 }
 
+/// Whether all of `part` is in `state`, unchanged.
+pub fn holds_all(state: &KernelState, part: &KernelState) -> bool {
+    part.associations.iter().all(|(key, one)| state.associations.get(key) == Some(one))
+        && part.policies.iter().all(|(key, one)| state.policies.get(key) == Some(one))
+        && part.links.iter().all(|(key, one)| state.links.get(key) == Some(one))
+        && part.addresses.iter().all(|(key, one)| state.addresses.get(key) == Some(one))
+        && part.routes.iter().all(|(key, one)| state.routes.get(key) == Some(one))
+        && part.rules.is_subset(&state.rules)
+        && part.foreign_associations.is_subset(&state.foreign_associations)
+        && part.foreign_policies.is_subset(&state.foreign_policies)
+}
+
 /// Damage as others may do it: the n-th object is gone, is changed, or has contents that we do not speak.
 pub fn damage(state: &mut KernelState, what: u8, index: usize) {
     fn nth<K: Clone>(keys: impl ExactSizeIterator<Item = K>, index: usize) -> Option<K> {
@@ -109,4 +121,3 @@ pub fn damage(state: &mut KernelState, what: u8, index: usize) {
         }
     }
 }
-

@@ -6,20 +6,10 @@ use std::hash::{Hash, Hasher};
 use kagemusha::ipsec::{SecurityAssociation, SecurityPolicy, Transform};
 use kagemusha::kernel_state::{Address, KernelState, Link, LinkKind, Route};
 
-use crate::wire::secret;
-
 /// Every part of the state.
 pub fn kernel_state(state: &KernelState, hasher: &mut impl Hasher) {
-    let KernelState {
-        associations,
-        policies,
-        links,
-        addresses,
-        routes,
-        rules,
-        foreign_associations,
-        foreign_policies,
-    } = state;
+    let KernelState { associations, policies, links, addresses, routes, rules, foreign_associations, foreign_policies } =
+        state;
     let lengths = [associations.len(), policies.len(), links.len(), addresses.len(), routes.len()];
     lengths.hash(hasher);
     associations.values().for_each(|one| association(one, hasher));
@@ -34,9 +24,12 @@ pub fn kernel_state(state: &KernelState, hasher: &mut impl Hasher) {
 
 fn association(sa: &SecurityAssociation, hasher: &mut impl Hasher) {
     let SecurityAssociation { key, transform } = sa;
-    (key, secret(sa)).hash(hasher);
+    key.hash(hasher);
     match transform {
-        Transform::EspTransport { reqid, replay_window, .. } => (reqid, replay_window).hash(hasher),
+        Transform::EspTransport { reqid, encryption, integrity, replay_window } => {
+            (reqid, replay_window, encryption.0, encryption.1.expose()).hash(hasher);
+            integrity.as_ref().map(|(algorithm, key)| (algorithm, key.expose())).hash(hasher);
+        }
         Transform::RouteOptimization { care_of_address, wildcard } => (care_of_address, wildcard).hash(hasher),
     }
 }

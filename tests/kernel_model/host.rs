@@ -182,13 +182,33 @@ pub struct Host {
     pub repeated: bool,
     /// Something protected was on the wire in the clear.
     pub leaked: bool,
+    /// Somebody else changed something since the daemon looked last.
+    pub stale: bool,
+    /// Somebody else changed something since the kernel held what it should.
+    pub wounded: bool,
+    /// ESP packets since numbers were reserved last.
+    unreserved: u32,
+    /// A daemon was killed with a plan half done.
+    pub killed_in_the_middle: bool,
 }
 
 impl Host {
     /// A machine without a daemon.
     pub fn new(machine: Machine) -> Self {
         let (disk, highest) = (Disk::default(), BTreeMap::new());
-        Self { machine, disk, daemon: None, guarded: false, highest, repeated: false, leaked: false }
+        Self {
+            machine,
+            disk,
+            daemon: None,
+            guarded: false,
+            highest,
+            repeated: false,
+            leaked: false,
+            stale: false,
+            wounded: false,
+            unreserved: 0,
+            killed_in_the_middle: false,
+        }
     }
 
     /// A daemon starts: `daemon::kernel::Kernel::open`, up to its first step.
@@ -214,14 +234,16 @@ impl Host {
 
     /// The daemon is killed.
     pub fn crash(&mut self) {
+        let half_done = self.daemon.as_ref().is_some_and(|daemon| daemon.position > 0 && daemon.next_step().is_some());
+        self.killed_in_the_middle |= half_done;
         self.daemon = None;
     }
 
     /// Power is lost: only the disk remains, and until a daemon starts nothing is protected.
-    pub fn reboot(&mut self) {
-        self.machine = Machine::new(KernelState::default(), self.machine.own.iter().copied());
+    pub fn reboot(&mut self, to: KernelState) {
+        self.machine = Machine::new(to, self.machine.own.iter().copied());
         self.daemon = None;
-        self.guarded = false;
+        (self.guarded, self.stale, self.wounded) = (false, false, false);
     }
 
     /// Other bindings, or another uplink.
@@ -245,6 +267,7 @@ impl Host {
     /// The daemon looks at the kernel and makes a plan.
     pub fn look(&mut self, rules: &Rules) {
         let Some(daemon) = &mut self.daemon else { return };
+        self.stale = false;
         let observed = (rules.owned)(&daemon.configuration, &self.machine.state);
         let plan = (rules.order)(&daemon.desired(), &observed);
         let mut hasher = DefaultHasher::new();
@@ -275,6 +298,7 @@ impl Host {
             }
             Phase::Running => {
                 daemon.may_send = true;
+                self.wounded = false;
                 if rules.numbering == Numbering::Reserved {
                     self.reserve(rules);
                 }
@@ -286,6 +310,7 @@ impl Host {
     /// Numbers are reserved ahead of use.
     pub fn reserve(&mut self, rules: &Rules) {
         let Some(daemon) = &mut self.daemon else { return };
+        self.unreserved = 0;
         if rules.numbering != Numbering::FromZero {
             self.disk.reserve(&daemon.configuration, &self.machine.replay_states(), false, rules.reserve);
             daemon.starts = self.disk.starts(&daemon.configuration);
@@ -309,10 +334,28 @@ impl Host {
         }
     }
 
+    /// Somebody else changes something.
+    pub fn tamper(&mut self, change: impl FnOnce(&mut Machine)) {
+        change(&mut self.machine);
+        (self.stale, self.wounded) = (true, true);
+    }
+
+    /// Whether anything left in ESP.
+    pub fn has_sent(&self) -> bool {
+        !self.highest.is_empty()
+    }
+
     /// Whether the policies would let a protected message out, or in, in the clear.
     pub fn would_leak(&self, configuration: &Configuration) -> bool {
         let messages = protected_messages(configuration);
         messages.into_iter().any(|(direction, message)| self.machine.fate(direction, message) == Fate::Clear)
+    }
+
+    /// Numbers are reserved by the clock, so often that no SA comes near the end of its reserve in between.
+    pub fn keep_ahead(&mut self, rules: &Rules) {
+        if self.unreserved >= rules.reserve / 2 {
+            self.reserve(rules);
+        }
     }
 
     /// A message is sent from this machine. What was on the wire is noted.
@@ -321,6 +364,7 @@ impl Host {
         match packet.esp() {
             None => self.leaked |= protected,
             Some((spi, sequence, secret)) => {
+                self.unreserved += 1;
                 let named = |key: &&AssociationKey| (key.protocol, key.spi) == (50, spi);
                 let serving = self.machine.numbers.keys().filter(named);
                 let key = serving.copied().find(|key| key.destination == message.destination);

@@ -223,6 +223,15 @@ impl Machine {
         Ok(())
     }
 
+    /// After `state` was changed from outside: numbers and ages of SAs that are gone go, too.
+    pub fn forget_what_is_gone(&mut self) {
+        let state = &self.state;
+        let there =
+            |key: &AssociationKey| state.associations.contains_key(key) || state.foreign_associations.contains(key);
+        self.numbers.retain(|key, _| there(key));
+        self.order.retain(there);
+    }
+
     /// The machine after a whole plan; panics where the kernel would refuse.
     pub fn after(&self, plan: &Plan) -> Self {
         let mut machine = self.clone();

@@ -9,8 +9,13 @@
 
 mod cast;
 mod damage;
+mod exploration;
 mod fingerprint;
+mod host;
+mod lives;
 mod machine;
+mod mutants;
+mod pair;
 mod path;
 mod plans;
 mod wire;

@@ -263,12 +263,16 @@ impl Machine {
                 && rule.upper_layer.is_none_or(|wanted| wanted == protocol)
         });
         let tables = [LOCAL_TABLE].into_iter().chain(ours.map(|rule| rule.table)).chain([MAIN_TABLE]);
-        tables.into_iter().find_map(|table| self.look_up(table, destination)).unwrap_or(Route::Device(UPLINK.to_owned()))
+        tables
+            .into_iter()
+            .find_map(|table| self.look_up(table, destination))
+            .unwrap_or(Route::Device(UPLINK.to_owned()))
     }
 
     fn look_up(&self, table: u32, destination: Ipv6Addr) -> Option<Route> {
         debug_assert!([LOCAL_TABLE, MAIN_TABLE, DELIVERY_TABLE, DEAD_END_TABLE].contains(&table) || table < 253);
-        let candidates = self.state.routes.keys().filter(|key| key.table == table && key.destination.contains(destination));
+        let candidates =
+            self.state.routes.keys().filter(|key| key.table == table && key.destination.contains(destination));
         let best = candidates.min_by_key(|key| (u8::MAX - key.destination.length(), key.metric))?;
         Some(match best.kind {
             RouteKind::Local => Route::Local,

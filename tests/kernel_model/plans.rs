@@ -3,20 +3,18 @@
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
-use kagemusha::ipsec::{
-    Action, AssociationKey, Direction, Mode, PolicyKey, SecurityPolicy, Selector, TemplateProtocol, UpperLayer,
-};
+use kagemusha::ipsec::{Direction, Mode, PolicyKey, TemplateProtocol};
 use kagemusha::kernel_state::{
-    Bindings, Configuration, FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, KernelState, Link, LinkKind, PROTECTING_PRIORITY,
-    Plan, ROUTE_PROTOCOL, Route, RouteKey, RouteKind, Rule, SINK_LINK, Step, at_rest, compile, diff, owned,
+    Bindings, Configuration, FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, KernelState, Link, LinkKind, Plan, SINK_LINK, Step,
+    at_rest, compile, diff, owned,
 };
 use kagemusha::policy::Role;
 use kagemusha::vocabulary::Prefix;
 use proptest::prelude::*;
 
 use crate::cast::{
-    ACKNOWLEDGEMENT, ROLES, UPDATE, acknowledgement, bindings, care_of, configuration, home_address, home_agent,
-    mobility, protected_messages, sa, site, update,
+    ACKNOWLEDGEMENT, ROLES, UPDATE, bindings, care_of, configuration, home_address, home_agent, mobility,
+    protected_messages, sa, site,
 };
 use crate::damage::{aliens, damage, union};
 use crate::machine::{Machine, Starts};

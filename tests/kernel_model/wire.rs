@@ -71,12 +71,7 @@ pub struct Packet {
 impl Packet {
     /// A message as it is without any protection.
     pub fn plain(message: Message) -> Self {
-        Self {
-            source: message.source,
-            destination: message.destination,
-            headers: vec![],
-            payload: message.payload,
-        }
+        Self { source: message.source, destination: message.destination, headers: vec![], payload: message.payload }
     }
 
     /// Whether the payload can be read by all.
