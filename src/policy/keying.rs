@@ -339,6 +339,7 @@ impl Resolver<'_> {
         let message = match (origin, error) {
             (KeyOrigin::Inline, KeyError::Text(error)) => format!("{origin}: {error}"),
             (KeyOrigin::Inline, error) => format!("a key may not stand in this file: {error}"),
+            (KeyOrigin::Credential(_), KeyError::Missing) => format!("{origin}: this process was not given it"),
             _ => format!("{origin}: {error}"),
         };
         let diagnostic = self.at(span.clone(), key, message);

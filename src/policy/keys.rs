@@ -169,6 +169,9 @@ pub enum KeyTextError {
     /// Nothing but white space.
     #[error("it is empty; expected a key as hexadecimal digits")]
     Empty,
+    /// No text at all.
+    #[error("it is a number; expected hexadecimal digits in quotes")]
+    Number,
     /// Half an octet.
     #[error("it holds an odd number of hexadecimal digits ({0}); expected two for each octet")]
     OddDigits(usize),

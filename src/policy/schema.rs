@@ -192,6 +192,27 @@ impl<'de> Deserialize<'de> for Key {
                 Ok(Key::Inline(parse_key_text(Zeroizing::new(text).as_bytes())))
             }
 
+            // A key that was written as a number: serde's own message would show it.
+            fn visit_i64<E>(self, _: i64) -> Result<Key, E> {
+                Ok(Key::Inline(Err(KeyTextError::Number)))
+            }
+
+            fn visit_i128<E>(self, _: i128) -> Result<Key, E> {
+                Ok(Key::Inline(Err(KeyTextError::Number)))
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Key, E> {
+                Ok(Key::Inline(Err(KeyTextError::Number)))
+            }
+
+            fn visit_u128<E>(self, _: u128) -> Result<Key, E> {
+                Ok(Key::Inline(Err(KeyTextError::Number)))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Key, E> {
+                Ok(Key::Inline(Err(KeyTextError::Number)))
+            }
+
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Key, A::Error> {
                 Credential::deserialize(MapAccessDeserializer::new(map)).map(Key::Credential)
             }
