@@ -11,7 +11,7 @@ use crate::daemon::EXIT_BAD_INPUT;
 use crate::daemon::keys::{self, Keygen, PolicyFileError};
 use crate::ipsec::{SecurityAssociation, Transform};
 use crate::policy::exchange::fingerprint;
-use crate::policy::{self, GuestPolicy, Policy, Protection, Role};
+use crate::policy::{self, GuestPolicy, KeyFile, KeyOrigin, Policy, Protection, Role};
 
 /// Commands on policy files.
 #[derive(Debug, clap::Subcommand)]
@@ -168,7 +168,9 @@ fn load(file: &Path, role: Option<Role>) -> Result<Policy, PolicyFileError> {
 fn keygen(file: &Path, role: Option<Role>) -> Result<String, Failure> {
     let text = keys::read_policy_text(file)?;
     let role = role.unwrap_or_else(|| policy::role_of(&text));
-    let named = policy::key_files(role, &file.display().to_string(), &text).map_err(PolicyFileError::from)?;
+    let name = file.display().to_string();
+    let named = policy::key_files(role, &name, &text).map_err(PolicyFileError::from)?;
+    let others = policy::other_keys(role, &name, &text).map_err(PolicyFileError::from)?;
     let mut done = String::new();
     for key in &named {
         match keys::write_new_key(&key.path, key.octets) {
@@ -179,12 +181,47 @@ fn keygen(file: &Path, role: Option<Role>) -> Result<String, Failure> {
             Err(error) => return Err(Failure::Keygen { done, error }),
         }
     }
-    if named.is_empty() {
-        done.push_str("this policy names no key files\n");
-    } else {
-        done.push_str("The other side needs the same keys: copy them on a way that nobody can read along.\n");
+    for key in &others {
+        let (origin, purpose, octets) = (&key.origin, &key.purpose, key.octets);
+        let _ = writeln!(done, "not made {origin}  ({purpose}, {octets} octets)");
+        if let KeyOrigin::Credential(name) = origin {
+            let _ = writeln!(
+                done,
+                "         make it once (openssl rand -hex {octets}), and give it to the service of each side: \
+                 systemd-creds encrypt --name={name} - /etc/credstore.encrypted/{name}"
+            );
+        }
+    }
+    match (named.is_empty(), others.is_empty()) {
+        (true, true) => done.push_str("this policy names no keys\n"),
+        (true, false) => done.push_str("The other side needs the same keys.\n"),
+        (false, _) => done.push_str(&what_to_copy(role, &named)),
     }
     Ok(done)
+}
+
+/// Who needs which of the key files besides this side.
+fn what_to_copy(role: Role, named: &[KeyFile]) -> String {
+    let mut text = "The other side needs the same keys. Copy, on a way that nobody can read along:\n".to_owned();
+    let mut receivers: Vec<(String, Vec<&Path>)> = Vec::new();
+    for key in named {
+        let receiver = match (role, &key.host) {
+            (Role::MobileNode, _) => "the home agent".to_owned(),
+            (Role::HomeAgent, Some(host)) => format!("host {host}, and to no other"),
+            (Role::HomeAgent, None) => "every host that the guest can be on".to_owned(),
+        };
+        match receivers.iter_mut().find(|(known, _)| *known == receiver) {
+            Some((_, paths)) => paths.push(&key.path),
+            None => receivers.push((receiver, vec![&key.path])),
+        }
+    }
+    for (receiver, paths) in receivers {
+        let _ = writeln!(text, "  to {receiver}:");
+        for path in paths {
+            let _ = writeln!(text, "    {}", path.display());
+        }
+    }
+    text
 }
 
 fn check(file: &Path, role: Option<Role>) -> Result<String, Failure> {

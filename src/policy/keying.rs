@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 
-use super::keys::{KeyFile, KeyPaths};
+use super::keys::{KeyError, KeyFile, KeyOrigin, KeyPaths, OtherKey};
 use super::resolve::Resolver;
 use super::schema;
 use super::syntax::nearest;
@@ -77,7 +77,7 @@ impl Purpose {
 /// The keys that the file used already, for finding that one is used again.
 #[derive(Default)]
 pub(super) struct UsedKeys {
-    by_path: HashMap<PathBuf, Use>,
+    by_origin: HashMap<KeyOrigin, Use>,
     /// By the SHA-256 of the key without its salt, which only moves the counters: the keys themselves need not stay here.
     by_digest: HashMap<Vec<u8>, Use>,
 }
@@ -90,19 +90,21 @@ struct Use {
 }
 
 impl UsedKeys {
-    /// Notes a use; gives the earlier one of the same key, and whether it was by the same path. `secret` is none when key
-    /// files are not read.
-    fn note(&mut self, path: &Path, secret: Option<&SecretKey>, this: Use) -> Option<(Use, bool)> {
+    /// Notes a use; gives the earlier one of the same key, and whether it had the same origin. `secret` is none when keys are not
+    /// read.
+    fn note(&mut self, origin: &KeyOrigin, secret: Option<&SecretKey>, this: Use) -> Option<(Use, bool)> {
         let octets = secret.map(SecretKey::expose);
         let octets = octets.and_then(|octets| octets.get(..octets.len().checked_sub(this.purpose.salt_octets())?));
         let digest = octets.map(|octets| ring::digest::digest(&ring::digest::SHA256, octets).as_ref().to_vec());
-        let by_path = self.by_path.get(path).cloned();
+        // Each key in the policy file is one of its own, whatever it is.
+        let named = *origin != KeyOrigin::Inline;
+        let by_origin = self.by_origin.get(origin).filter(|_| named).cloned();
         let by_digest = digest.as_ref().and_then(|digest| self.by_digest.get(digest).cloned());
-        self.by_path.entry(path.to_owned()).or_insert_with(|| this.clone());
+        self.by_origin.entry(origin.clone()).or_insert_with(|| this.clone());
         if let Some(digest) = digest {
             self.by_digest.entry(digest).or_insert(this);
         }
-        by_path.map(|earlier| (earlier, true)).or(by_digest.map(|earlier| (earlier, false)))
+        by_origin.map(|earlier| (earlier, true)).or(by_digest.map(|earlier| (earlier, false)))
     }
 }
 
@@ -116,6 +118,7 @@ impl Resolver<'_> {
         words: &str,
     ) -> (Option<Keying>, KeyPaths) {
         self.legacy_allowed = table.get_ref().legacy.as_ref().is_some_and(|field| *field.get_ref());
+        self.host_at_hand = table.get_ref().host.as_ref().map(|field| field.get_ref().clone());
         let nobody =
             AssociationKey { source: Ipv6Addr::UNSPECIFIED, destination: Ipv6Addr::UNSPECIFIED, protocol: 0, spi: 0 };
         let mut paths = KeyPaths { association: nobody, host: None, encryption: None, integrity: None };
@@ -169,7 +172,7 @@ impl Resolver<'_> {
         table: &Spanned<schema::Algorithm>,
         key: &str,
         words: &str,
-        path: &mut Option<PathBuf>,
+        origin: &mut Option<KeyOrigin>,
     ) -> Option<(Encryption, Option<SecretKey>)> {
         let algorithm_key = format!("{key}.algorithm");
         let field = self.required(&table.get_ref().algorithm, &table.span(), &algorithm_key, "\"aes-cbc\"")?;
@@ -189,14 +192,19 @@ impl Resolver<'_> {
             );
         }
         if algorithm.generated_key_octets() == 0 {
-            if let Some(field) = &table.get_ref().key_file {
+            let fields = table.get_ref();
+            let given = [
+                ("key_file", fields.key_file.as_ref().map(Spanned::span)),
+                ("key", fields.key.as_ref().map(Spanned::span)),
+            ];
+            for (name, span) in given.into_iter().filter_map(|(name, span)| Some((name, span?))) {
                 let message = format!("{} has no key", algorithm.name());
-                let diagnostic = self.at(field.span(), &format!("{key}.key_file"), message);
-                self.error(diagnostic.help("take key_file out here"));
+                let diagnostic = self.at(span, &format!("{key}.{name}"), message);
+                self.error(diagnostic.help(format!("take {name} out here")));
             }
             return Some((algorithm, Some(SecretKey::new(Vec::new()))));
         }
-        Some((algorithm, self.secret(table, key, (Purpose::Encryption(algorithm), words), path)))
+        Some((algorithm, self.secret(table, key, (Purpose::Encryption(algorithm), words), origin)))
     }
 
     fn integrity(
@@ -204,7 +212,7 @@ impl Resolver<'_> {
         table: &Spanned<schema::Algorithm>,
         key: &str,
         words: &str,
-        path: &mut Option<PathBuf>,
+        origin: &mut Option<KeyOrigin>,
     ) -> Option<(Integrity, Option<SecretKey>)> {
         let algorithm_key = format!("{key}.algorithm");
         let field = self.required(&table.get_ref().algorithm, &table.span(), &algorithm_key, "\"hmac-sha256-128\"")?;
@@ -213,7 +221,7 @@ impl Resolver<'_> {
             Integrity::from_name(name).ok_or_else(|| unknown_algorithm("an integrity", name, &known))
         })?;
         self.standing(field, &algorithm_key, algorithm.standing(), "hmac-sha256-128");
-        Some((algorithm, self.secret(table, key, (Purpose::Integrity(algorithm), words), path)))
+        Some((algorithm, self.secret(table, key, (Purpose::Integrity(algorithm), words), origin)))
     }
 
     /// Says what there is to say against an algorithm (RFC 8221 §5, §6); without `legacy = true` a legacy one is an error.
@@ -244,65 +252,127 @@ impl Resolver<'_> {
         }
     }
 
-    /// The key in the file that `key_file` names; `place` gets its path.
+    /// The key of an algorithm; `place` gets its origin.
     fn secret(
         &mut self,
         table: &Spanned<schema::Algorithm>,
         key: &str,
         (purpose, words): (Purpose, &str),
-        place: &mut Option<PathBuf>,
+        place: &mut Option<KeyOrigin>,
     ) -> Option<SecretKey> {
-        let key = format!("{key}.key_file");
-        let field = self.required(&table.get_ref().key_file, &table.span(), &key, "\"keys/vm1-to-ha.key\"")?;
-        let file_name = self.source.name.clone();
-        let path = self.judged(field, &key, |text| key_path(&file_name, text))?;
-        *place = Some(path.clone());
-        let secret = match self.keys {
+        let (key, span, origin) = self.origin(table, key)?;
+        *place = Some(origin.clone());
+        let secret = match self.read(table, &origin) {
             None => None,
-            Some(keys) => match keys.read_key(&path) {
-                Ok(secret) => self.right_length(secret, field, &key, purpose, &path),
-                Err(error) => {
-                    let diagnostic = self.at(field.span(), &key, format!("key file {}: {error}", path.display()));
-                    let help = error.help(&path, &self.source.name);
-                    self.error(diagnostic.help(help));
-                    None
-                }
-            },
+            Some(Ok(secret)) => self.right_length(secret, &span, &key, purpose, &origin),
+            Some(Err(error)) => {
+                self.no_key(&error, &span, &key, &origin);
+                None
+            }
         };
-        let this = Use { purpose, span: field.span() };
-        match self.used_keys.note(&path, secret.as_ref(), this.clone()) {
-            Some((earlier, same_path)) => self.key_is_used_again(&this, &earlier, same_path, &key),
+        let this = Use { purpose, span: span.clone() };
+        match self.used_keys.note(&origin, secret.as_ref(), this.clone()) {
+            Some((earlier, same_origin)) => {
+                self.key_is_used_again(&this, &earlier, same_origin.then_some(&origin), &key)
+            }
             None => {
-                let octets = purpose.generated_octets();
-                self.key_files.push(KeyFile { path, purpose: format!("{} of {words}", purpose.name()), octets });
+                let (purpose, octets) = (format!("{} of {words}", purpose.name()), purpose.generated_octets());
+                let host = self.host_at_hand.clone();
+                match &origin {
+                    KeyOrigin::File(path) => self.key_files.push(KeyFile { path: path.clone(), purpose, octets, host }),
+                    _ => self.other_keys.push(OtherKey { origin: origin.clone(), purpose, octets }),
+                }
             }
         }
+        if origin == KeyOrigin::Inline && secret.is_some() {
+            let message =
+                "the key stands in the policy file itself: whoever reads, prints, copies or backs up this file has it";
+            let diagnostic = self.at(span, &key, message);
+            self.warn(diagnostic.help("write it into a file of its own with mode 0600, name that with key_file, and make new keys on both sides"));
+        }
         secret
+    }
+
+    /// Where the key of an algorithm comes from, with the key path and the place of the field that says so.
+    fn origin(&mut self, table: &Spanned<schema::Algorithm>, key: &str) -> Option<(String, Range<usize>, KeyOrigin)> {
+        let fields = table.get_ref();
+        let file_key = format!("{key}.key_file");
+        let Some(field) = &fields.key else {
+            let field = self.required(&fields.key_file, &table.span(), &file_key, "\"keys/vm1-to-ha.key\"")?;
+            let file_name = self.source.name.clone();
+            let path = self.judged(field, &file_key, |text| key_path(&file_name, text))?;
+            return Some((file_key, field.span(), KeyOrigin::File(path)));
+        };
+        let key = format!("{key}.key");
+        if let Some(file) = &fields.key_file {
+            let diagnostic =
+                self.at(field.span(), &key, "there are both `key` and `key_file`; a key comes from one place");
+            let diagnostic = diagnostic.label("one").related(file.span(), "and another");
+            self.error(diagnostic.help("take one of them out"));
+            return None;
+        }
+        match field.get_ref() {
+            schema::Key::Inline(_) => Some((key, field.span(), KeyOrigin::Inline)),
+            schema::Key::Credential(table) => {
+                let key = format!("{key}.credential");
+                let name = self.required(&table.credential, &field.span(), &key, "\"vm1-to-ha.key\"")?;
+                let judged = self.judged(name, &key, |text| credential_name(text))?;
+                Some((key, name.span(), KeyOrigin::Credential(judged)))
+            }
+        }
+    }
+
+    /// The key itself; none when keys are not read.
+    fn read(&self, table: &Spanned<schema::Algorithm>, origin: &KeyOrigin) -> Option<Result<SecretKey, KeyError>> {
+        let keys = self.keys?;
+        Some(match (origin, table.get_ref().key.as_ref().map(Spanned::get_ref)) {
+            (KeyOrigin::File(path), _) => keys.read_key(path),
+            (KeyOrigin::Credential(name), _) => keys.read_credential(name),
+            (KeyOrigin::Inline, Some(schema::Key::Inline(read))) => {
+                keys.judge_policy_file().and_then(|()| Ok(read.clone()?))
+            }
+            (KeyOrigin::Inline, _) => return None,
+        })
+    }
+
+    fn no_key(&mut self, error: &KeyError, span: &Range<usize>, key: &str, origin: &KeyOrigin) {
+        let message = match (origin, error) {
+            (KeyOrigin::Inline, KeyError::Text(error)) => format!("{origin}: {error}"),
+            (KeyOrigin::Inline, error) => format!("a key may not stand in this file: {error}"),
+            (KeyOrigin::Credential(_), KeyError::Missing) => format!("{origin}: this process was not given it"),
+            _ => format!("{origin}: {error}"),
+        };
+        let diagnostic = self.at(span.clone(), key, message);
+        let help = error.help(origin, &self.source.name);
+        self.error(diagnostic.help(help));
     }
 
     fn right_length(
         &mut self,
         secret: SecretKey,
-        field: &Spanned<String>,
+        span: &Range<usize>,
         key: &str,
         purpose: Purpose,
-        path: &Path,
+        origin: &KeyOrigin,
     ) -> Option<SecretKey> {
-        let (path, found) = (path.display(), secret.length());
+        let found = secret.length();
         if !purpose.accepts(found) {
             let (name, lengths) = (purpose.name(), purpose.lengths());
-            let message = format!("key file {path} holds {found} octets; {name} takes {lengths}");
-            let diagnostic = self.at(field.span(), key, message);
-            let help = format!(
-                "remove {path} on both sides, make it with `kagemusha policy keygen {}`, and copy it",
-                self.source.name
-            );
+            let message = format!("{origin} holds {found} octets; {name} takes {lengths}");
+            let diagnostic = self.at(span.clone(), key, message);
+            let help = match origin {
+                KeyOrigin::File(path) => format!(
+                    "remove {} on both sides, make it with `kagemusha policy keygen {}`, and copy it",
+                    path.display(),
+                    self.source.name
+                ),
+                _ => format!("make a new one for both sides, as `kagemusha policy keygen {}` shows", self.source.name),
+            };
             self.error(diagnostic.help(help));
             return None;
         }
         if secret.expose().windows(2).all(|pair| pair[0] == pair[1]) {
-            let diagnostic =
-                self.at(field.span(), key, format!("key file {path} holds one octet over and over: no secret"));
+            let diagnostic = self.at(span.clone(), key, format!("{origin} holds one octet over and over: no secret"));
             self.warn(diagnostic.help("make a random key with `kagemusha policy keygen`"));
         }
         Some(secret)
@@ -310,8 +380,12 @@ impl Resolver<'_> {
 
     /// A key of a counter mode serves one SA, and no key serves both encryption and integrity. Others may be shared, with a
     /// warning.
-    fn key_is_used_again(&mut self, used: &Use, first: &Use, same_path: bool, key: &str) {
-        let how = if same_path { "the same key file is" } else { "a key file with the same key is" };
+    fn key_is_used_again(&mut self, used: &Use, first: &Use, same: Option<&KeyOrigin>, key: &str) {
+        let how = match same {
+            Some(KeyOrigin::Credential(_)) => "the same credential is",
+            Some(_) => "the same key file is",
+            None => "the same key, from another place, is",
+        };
         let first_span = first.span.clone();
         let mixed = matches!(first.purpose, Purpose::Encryption(_)) != matches!(used.purpose, Purpose::Encryption(_));
         let counter_mode = first.purpose.is_counter_mode() || used.purpose.is_counter_mode();
@@ -341,9 +415,19 @@ fn unknown_algorithm(kind: &str, name: &str, known: &[&str]) -> Wrong {
     }
 }
 
+/// The name of a credential: what systemd.exec(5) takes, which is the name of a file.
+fn credential_name(text: &str) -> Result<String, Wrong> {
+    let usable = |octet: u8| octet.is_ascii_graphic() && octet != b'/' && octet != b':';
+    if text.is_empty() || text.len() > 255 || text == "." || text == ".." || !text.bytes().all(usable) {
+        let help = "the name is the one before the colon in LoadCredential=NAME:/path, such as \"vm1-to-ha.key\"";
+        return Err(Wrong::new(format!("expected the name of a credential, got {text:?}"), help));
+    }
+    Ok(text.to_owned())
+}
+
 /// The path of a key file: relative paths begin at the directory of the policy file.
 fn key_path(policy_file: &str, text: &str) -> Result<PathBuf, Wrong> {
-    let help = "keys do not stand in the policy: write the path of a file that holds the key, relative to this file, such as \
+    let help = "keys do not stand here: write the path of a file that holds the key, relative to this file, such as \
                 \"keys/vm1-to-ha.enc\"";
     let digits = text.strip_prefix("0x").unwrap_or(text);
     if digits.len() >= 16 && digits.bytes().all(|octet| octet.is_ascii_hexdigit()) {

@@ -1,5 +1,6 @@
-//! What the policy layer knows about key files: their form and what can be wrong with one. Reading them is the shell's work.
+//! What the policy layer knows about the sources of keys: their form and what can be wrong with one. Reading them is the shell's work.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -15,6 +16,24 @@ pub trait KeySource {
     /// When there is no such file, when others than its owner may read it, or when it does not hold hexadecimal digits.
     fn read_key(&self, path: &Path) -> Result<SecretKey, KeyError>;
 
+    /// Reads the credential `name`, one that the service manager gave to this process (`LoadCredential=` of systemd.exec(5)). `name` has
+    /// the form of a file name.
+    ///
+    /// # Errors
+    /// When there are no credentials or not this one, when it is not as private as it should be, or when it does not hold hexadecimal digits.
+    fn read_credential(&self, name: &str) -> Result<SecretKey, KeyError> {
+        let _ = name;
+        Err(KeyError::NoCredentials)
+    }
+
+    /// Whether a key may stand in the policy file itself: it may when the file is as private as a key file has to be.
+    ///
+    /// # Errors
+    /// Why it may not.
+    fn judge_policy_file(&self) -> Result<(), KeyError> {
+        Err(KeyError::NotRegular)
+    }
+
     /// The name of this machine, when the policy is to be used on it: a security association that names another host is refused
     /// then. None: the policy is only looked at.
     fn host_name(&self) -> Option<String> {
@@ -22,7 +41,7 @@ pub trait KeySource {
     }
 }
 
-/// Why a key file gave no key. No variant holds any part of the file's content.
+/// Why a source gave no key. No variant holds any part of the content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// There is no such file.
@@ -54,15 +73,46 @@ pub enum KeyError {
         /// The limit in octets.
         limit: usize,
     },
+    /// Nobody gave credentials to this process.
+    #[error("this process has no credentials: $CREDENTIALS_DIRECTORY is not set to an absolute path")]
+    NoCredentials,
     /// Its text is not a key.
     #[error(transparent)]
     Text(#[from] KeyTextError),
 }
 
+/// Where a key comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum KeyOrigin {
+    /// A file: its path, as [`KeySource::read_key`] gets it.
+    File(PathBuf),
+    /// A credential of the service manager: its name, as [`KeySource::read_credential`] gets it.
+    Credential(String),
+    /// The policy file itself.
+    Inline,
+}
+
+impl fmt::Display for KeyOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "key file {}", path.display()),
+            Self::Credential(name) => write!(f, "credential {name}"),
+            Self::Inline => f.write_str("the key in this file"),
+        }
+    }
+}
+
 impl KeyError {
-    /// What to do about it, for the key file `path` of the policy file `policy_file`.
-    pub fn help(&self, path: &Path, policy_file: &str) -> String {
-        let path = path.display();
+    /// What to do about it, for a key of the policy file `policy_file`.
+    pub fn help(&self, origin: &KeyOrigin, policy_file: &str) -> String {
+        match origin {
+            KeyOrigin::File(path) => self.help_with_file(&path.display().to_string(), policy_file),
+            KeyOrigin::Credential(name) => self.help_with_credential(name),
+            KeyOrigin::Inline => self.help_with_inline_key(policy_file),
+        }
+    }
+
+    fn help_with_file(&self, path: &str, policy_file: &str) -> String {
         match self {
             Self::Missing => {
                 format!(
@@ -73,10 +123,42 @@ impl KeyError {
             Self::NotRegular => "name a regular file that holds the key as hexadecimal digits".to_owned(),
             Self::Permissive { .. } => format!("chmod 600 {path}; if others may have read it, make a new key"),
             Self::ForeignOwner { .. } => format!("chown root {path}"),
-            Self::TooLarge { .. } | Self::Text(_) => format!(
+            Self::NoCredentials | Self::TooLarge { .. } | Self::Text(_) => format!(
                 "the file holds the key as hexadecimal digits and nothing else; without {path}, \
                  `kagemusha policy keygen {policy_file}` writes a new one"
             ),
+        }
+    }
+
+    fn help_with_credential(&self, name: &str) -> String {
+        match self {
+            Self::NoCredentials | Self::Missing => format!(
+                "give it to the service: LoadCredentialEncrypted={name} (or LoadCredential={name}:/path/of/the/key), and try a policy by hand \
+                 with `systemd-run --pty --property=LoadCredential={name}:/path/of/the/key kagemusha policy check …`; or take key_file"
+            ),
+            Self::Unreadable(_) => "run as the user of the service that the credential was given to".to_owned(),
+            Self::NotRegular | Self::Permissive { .. } | Self::ForeignOwner { .. } => {
+                "credentials come from the service manager, which keeps them from others: do not set $CREDENTIALS_DIRECTORY by hand".to_owned()
+            }
+            Self::TooLarge { .. } | Self::Text(_) => format!(
+                "the credential holds the key as hexadecimal digits and nothing else; `kagemusha policy keygen` shows how to make {name}"
+            ),
+        }
+    }
+
+    fn help_with_inline_key(&self, policy_file: &str) -> String {
+        match self {
+            Self::Permissive { .. } => format!(
+                "write the path of a key file instead (key_file = …); or chmod 600 {policy_file}, and make new keys, since others may have \
+                 read these"
+            ),
+            Self::ForeignOwner { .. } => {
+                format!("write the path of a key file instead (key_file = …); or chown root {policy_file}")
+            }
+            Self::Text(_) => {
+                "write the key as hexadecimal digits, or better the path of a key file (key_file = …)".to_owned()
+            }
+            _ => "write the path of a key file instead (key_file = …)".to_owned(),
         }
     }
 }
@@ -87,6 +169,9 @@ pub enum KeyTextError {
     /// Nothing but white space.
     #[error("it is empty; expected a key as hexadecimal digits")]
     Empty,
+    /// No text at all.
+    #[error("it is a number; expected hexadecimal digits in quotes")]
+    Number,
     /// Half an octet.
     #[error("it holds an odd number of hexadecimal digits ({0}); expected two for each octet")]
     OddDigits(usize),
@@ -160,6 +245,19 @@ pub struct KeyFile {
     pub purpose: String,
     /// How many octets of keying material to generate.
     pub octets: usize,
+    /// The one host that encrypts with it, when the policy names one.
+    pub host: Option<String>,
+}
+
+/// A key that a policy names and that is in no key file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherKey {
+    /// Where it is: a credential, or the policy file itself.
+    pub origin: KeyOrigin,
+    /// As in [`KeyFile`].
+    pub purpose: String,
+    /// As in [`KeyFile`].
+    pub octets: usize,
 }
 
 /// Where the keys of a security association of a policy came from.
@@ -169,10 +267,10 @@ pub struct KeyPaths {
     pub association: AssociationKey,
     /// The host that alone encrypts with it, when the policy names one.
     pub host: Option<String>,
-    /// Path of the encryption key; none with `null`.
-    pub encryption: Option<PathBuf>,
-    /// Path of the integrity key; none with an AEAD.
-    pub integrity: Option<PathBuf>,
+    /// Origin of the encryption key; none with `null`.
+    pub encryption: Option<KeyOrigin>,
+    /// Origin of the integrity key; none with an AEAD.
+    pub integrity: Option<KeyOrigin>,
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ mod value;
 
 use std::sync::Arc;
 
-pub use keys::{KeyError, KeyFile, KeyPaths, KeySource, KeyTextError, key_text, parse_key_text};
+pub use keys::{KeyError, KeyFile, KeyOrigin, KeyPaths, KeySource, KeyTextError, OtherKey, key_text, parse_key_text};
 pub use model::{
     AttachMode, Attachment, GuestPolicy, HomeAgentPolicy, Policy, Port, Protection, Role, RouterPolicy, UplinkPolicy,
     Warning,
@@ -59,6 +59,14 @@ pub fn key_files(role: Role, file_name: &str, text: &str) -> Result<Vec<KeyFile>
     load(role, file_name, text, None).map(|resolved| resolved.key_files)
 }
 
+/// The keys that a policy names and that are in no key file, each once and in the order of the file.
+///
+/// # Errors
+/// As [`key_files`].
+pub fn other_keys(role: Role, file_name: &str, text: &str) -> Result<Vec<OtherKey>, Report> {
+    load(role, file_name, text, None).map(|resolved| resolved.other_keys)
+}
+
 /// Loads a policy like [`load_mobile_node`] and [`load_home_agent`], and tells where the keys of its security associations came
 /// from.
 ///
@@ -76,8 +84,9 @@ pub fn load_with_key_paths(
 /// The role that a policy file is for: a home agent's names the interface on the home link, or another thing that only home
 /// agents have. What is no TOML at all counts as a mobile node's.
 pub fn role_of(text: &str) -> Role {
-    let Ok(table) = text.parse::<toml::Table>() else { return Role::MobileNode };
-    let home_agent = table.get("home_agent").and_then(toml::Value::as_table);
+    // Borrowed from the text: a copy of a key in it would stay in memory.
+    let Ok(table) = toml::de::DeTable::parse(text) else { return Role::MobileNode };
+    let home_agent = table.get_ref().get("home_agent").and_then(|value| value.get_ref().as_table());
     let has = |key| home_agent.is_some_and(|table| table.contains_key(key));
     if has("interface") || has("maximum_lifetime") || has("detect_duplicates") {
         Role::HomeAgent

@@ -38,7 +38,7 @@ fn hide_hexadecimal_runs(text: &mut [u8]) {
     }
 }
 
-/// Hides what follows `key =`, up to the end of the line.
+/// Hides what follows `key =`, up to the end of the line; of a table, `key = {`, what follows the secret names in it.
 fn hide_named_secrets(text: &mut [u8]) {
     let is_name = |octet: &u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-');
     let mut at = 0;
@@ -55,7 +55,7 @@ fn hide_named_secrets(text: &mut [u8]) {
         }
         let blanks = |text: &[u8]| text.iter().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
         let equals = at + blanks(&text[at..]);
-        if text.get(equals) != Some(&b'=') {
+        if text.get(equals) != Some(&b'=') || text.get(equals + 1 + blanks(&text[equals + 1..])) == Some(&b'{') {
             continue;
         }
         let length = text[equals + 1..].iter().take_while(|octet| **octet != b'\n').count();
@@ -74,6 +74,8 @@ mod tests {
         assert_eq!(redact("key_file = \"0x000102030405060708090a0b0c0d0e0f\"").matches('*').count(), 32);
         assert_eq!(redact("{ key = \"s3cret!\" }\nspi = 1"), "{ key =************\nspi = 1");
         assert_eq!(redact("psk='ü'"), "psk=****");
+        assert_eq!(redact("key = { credential = \"vm1\" }"), "key = { credential = \"vm1\" }");
+        assert_eq!(redact("key = { key = \"s3cret\" }"), "key = { key =***********");
         let harmless = "address = \"2001:0db8:2000:0000:0000:0000:0000:0010\"\nmac = \"52:54:00:00:00:10\" # key file";
         assert_eq!(redact(harmless), harmless);
         assert_eq!(redact("a\u{202e}b"), "a???b");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::keying::UsedKeys;
-use super::keys::{KeyFile, KeyPaths, KeySource};
+use super::keys::{KeyFile, KeyPaths, KeySource, OtherKey};
 use super::report::{Diagnostic, Report, Source};
 use super::schema::{self, Field};
 use super::value::{self, Wrong};
@@ -23,6 +23,7 @@ const DEFAULT_MAXIMUM_LIFETIME: Duration = Duration::from_secs(3600);
 pub(super) struct Resolved {
     pub(super) policy: Policy,
     pub(super) key_files: Vec<KeyFile>,
+    pub(super) other_keys: Vec<OtherKey>,
     pub(super) key_paths: Vec<KeyPaths>,
 }
 
@@ -33,11 +34,14 @@ pub(super) struct Resolver<'a> {
     /// None: key files are named, not read.
     pub(super) keys: Option<&'a dyn KeySource>,
     pub(super) key_files: Vec<KeyFile>,
+    pub(super) other_keys: Vec<OtherKey>,
     pub(super) key_paths: Vec<KeyPaths>,
     /// The name of this machine, where it matters.
     pub(super) this_host: Option<String>,
     /// Whether the SA at hand has `legacy = true`.
     pub(super) legacy_allowed: bool,
+    /// The host that the SA at hand names.
+    pub(super) host_at_hand: Option<String>,
     pub(super) used_keys: UsedKeys,
     pub(super) home_agent_address: Option<Ipv6Addr>,
     pub(super) home_link: Option<Prefix>,
@@ -66,9 +70,11 @@ impl<'a> Resolver<'a> {
             source,
             keys,
             key_files: Vec::new(),
+            other_keys: Vec::new(),
             key_paths: Vec::new(),
             this_host: keys.and_then(KeySource::host_name),
             legacy_allowed: false,
+            host_at_hand: None,
             used_keys: UsedKeys::default(),
             home_agent_address: None,
             home_link: None,
@@ -95,7 +101,8 @@ impl<'a> Resolver<'a> {
                 self.warnings.sort_by_key(Diagnostic::offset);
                 let warnings = self.warnings.into_iter().map(Diagnostic::into_warning).collect();
                 let policy = Policy { role: self.role, home_agent, uplink, guests, warnings };
-                Ok(Resolved { policy, key_files: self.key_files, key_paths: self.key_paths })
+                let (key_files, other_keys) = (self.key_files, self.other_keys);
+                Ok(Resolved { policy, key_files, other_keys, key_paths: self.key_paths })
             }
             _ => Err(Report::new(self.errors)),
         }

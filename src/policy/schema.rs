@@ -8,6 +8,10 @@ use std::fmt;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
+use zeroize::Zeroizing;
+
+use super::keys::{KeyTextError, parse_key_text};
+use crate::ipsec::SecretKey;
 
 /// A field that may be missing, and its place.
 pub(super) type Field<T> = Option<Spanned<T>>;
@@ -126,6 +130,23 @@ pub(super) struct Association {
 pub(super) struct Algorithm {
     pub(super) algorithm: Field<String>,
     pub(super) key_file: Field<String>,
+    pub(super) key: Field<Key>,
+}
+
+/// `key = { credential = "…" }`, or the key itself.
+#[derive(Debug)]
+pub(super) enum Key {
+    /// `{ credential = "…" }`.
+    Credential(Credential),
+    /// The key itself, read at once so that no copy of its text is made.
+    Inline(Result<SecretKey, KeyTextError>),
+}
+
+/// `key = { credential = "…" }`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Credential {
+    pub(super) credential: Field<String>,
 }
 
 impl<'de> Deserialize<'de> for Protect {
@@ -149,5 +170,55 @@ impl<'de> Deserialize<'de> for Protect {
         }
 
         deserializer.deserialize_any(ProtectVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+
+        impl<'de> Visitor<'de> for KeyVisitor {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("{ credential = \"NAME\" } or the key in hexadecimal digits")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Key, E> {
+                Ok(Key::Inline(parse_key_text(text.as_bytes())))
+            }
+
+            fn visit_string<E>(self, text: String) -> Result<Key, E> {
+                // A text with escapes is a copy.
+                Ok(Key::Inline(parse_key_text(Zeroizing::new(text).as_bytes())))
+            }
+
+            // A key that was written as a number: serde's own message would show it.
+            fn visit_i64<E>(self, _: i64) -> Result<Key, E> {
+                Ok(Key::Inline(Err(KeyTextError::Number)))
+            }
+
+            fn visit_i128<E>(self, _: i128) -> Result<Key, E> {
+                Ok(Key::Inline(Err(KeyTextError::Number)))
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Key, E> {
+                Ok(Key::Inline(Err(KeyTextError::Number)))
+            }
+
+            fn visit_u128<E>(self, _: u128) -> Result<Key, E> {
+                Ok(Key::Inline(Err(KeyTextError::Number)))
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Key, E> {
+                Ok(Key::Inline(Err(KeyTextError::Number)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Key, A::Error> {
+                Credential::deserialize(MapAccessDeserializer::new(map)).map(Key::Credential)
+            }
+        }
+
+        deserializer.deserialize_any(KeyVisitor)
     }
 }

@@ -27,6 +27,9 @@ pub(super) fn diagnose(source: &Arc<Source>, error: &toml::de::Error) -> Diagnos
                 "texts are written in quotes (\"…\"), numbers and true/false without, tables in braces ({ … }) or under a [heading]"
             }
         };
+        // Not the value where a key may stand.
+        let secret = ["key", "key_file", "credential"].iter().any(|name| key.rsplit('.').next() == Some(name));
+        let found = if secret { found.split('`').next().unwrap_or_default().trim_end() } else { found };
         let message = format!("expected {}, got {}", plain(expected), plain(found));
         return Diagnostic::new(source, span, &key, message).help(help);
     }
@@ -44,7 +47,7 @@ fn plain(words: &str) -> String {
     match words {
         "a string" => "a text".to_owned(),
         "a boolean" => "true or false".to_owned(),
-        "i64" => "a number".to_owned(),
+        "i64" | "integer" | "floating point" => "a number".to_owned(),
         "map" | "a map" => "a table".to_owned(),
         "sequence" => "a list".to_owned(),
         "a sequence" => "a list of tables".to_owned(),

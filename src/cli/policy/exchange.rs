@@ -11,7 +11,7 @@ use std::str::FromStr;
 use zeroize::Zeroizing;
 
 use super::{RoleArgument, tell_report};
-use crate::daemon::keys::{self, KeyFiles, PolicyFileError};
+use crate::daemon::keys::{self, Keys, PolicyFileError};
 use crate::ipsec::SecretKey;
 use crate::policy::exchange::{self, Comparison, ExportError, Format, GuestDetails, Import, Side};
 use crate::policy::{self, KeyError, KeySource, Report, Role};
@@ -185,11 +185,19 @@ impl ExchangeError {
 }
 
 /// Keys of a policy that is looked at, and not used on this host.
-struct AnyHost;
+struct AnyHost(Keys);
 
 impl KeySource for AnyHost {
     fn read_key(&self, path: &Path) -> Result<SecretKey, KeyError> {
-        KeyFiles.read_key(path)
+        self.0.read_key(path)
+    }
+
+    fn read_credential(&self, name: &str) -> Result<SecretKey, KeyError> {
+        self.0.read_credential(name)
+    }
+
+    fn judge_policy_file(&self) -> Result<(), KeyError> {
+        self.0.judge_policy_file()
     }
 }
 
@@ -198,7 +206,7 @@ pub(super) fn export(arguments: &ExportArguments) -> Result<Zeroizing<String>, E
     let text = keys::read_policy_text(&arguments.file)?;
     let role = arguments.role.map_or_else(|| policy::role_of(&text), Role::from);
     let name = arguments.file.display().to_string();
-    let (policy, paths) = policy::load_with_key_paths(role, &name, &text, &AnyHost)?;
+    let (policy, paths) = policy::load_with_key_paths(role, &name, &text, &AnyHost(Keys::of(&text)))?;
     let exported = exchange::export(&policy, &paths, arguments.to.into(), arguments.with_keys)?;
     let Some(output) = &arguments.output else { return Ok(exported) };
     let mut written = Written::default();
@@ -226,7 +234,7 @@ pub(super) fn import(arguments: &ImportArguments) -> Result<String, ExchangeErro
         home_agent: arguments.home_agent,
         home_link: arguments.home_link,
         interface: arguments.interface.clone(),
-        host: arguments.host.clone().or_else(|| KeyFiles.host_name()),
+        host: arguments.host.clone().or_else(|| keys::host_name()),
         guests: arguments.guest.iter().map(|guest| guest.0.clone()).collect(),
     };
     let imported = exchange::import(&side, &details)?;
@@ -262,11 +270,13 @@ pub(super) fn diff(arguments: &DiffArguments) -> Result<Comparison, ExchangeErro
 fn side(file: &Path) -> Result<Side, ExchangeError> {
     let text = read_with_keys(file)?;
     let name = file.display().to_string();
-    let ours = file.extension().is_some_and(|extension| extension == "toml") || text.parse::<toml::Table>().is_ok();
-    if !ours {
+    let named_so = file.extension().is_some_and(|extension| extension == "toml");
+    if !named_so && toml::de::DeTable::parse(&text).is_err() {
         return Ok(exchange::parse(&name, &text)?);
     }
-    let (policy, paths) = policy::load_with_key_paths(policy::role_of(&text), &name, &text, &AnyHost)?;
+    // A pipe is nobody's to judge.
+    let keys = keys::read_policy_text(file).map_or_else(|_| Keys::of_no_file(), |text| Keys::of(&text));
+    let (policy, paths) = policy::load_with_key_paths(policy::role_of(&text), &name, &text, &AnyHost(keys))?;
     Ok(Side::of_policy(&name, &policy, &paths))
 }
 

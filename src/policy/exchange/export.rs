@@ -1,13 +1,12 @@
 //! What the administrator of the other side installs, from our policy.
 
 use std::fmt::{self, Write as _};
-use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
 use super::algorithms;
 use crate::ipsec::{Encryption, Integrity, SecretKey, SecurityAssociation, Transform};
-use crate::policy::{GuestPolicy, KeyPaths, Policy, Protection, Role, key_text};
+use crate::policy::{GuestPolicy, KeyOrigin, KeyPaths, Policy, Protection, Role, key_text};
 
 /// Packets in the replay window of the side that receives.
 const REPLAY_WINDOW: u32 = 32;
@@ -241,10 +240,13 @@ impl Exporter<'_> {
         text.push('\n');
     }
 
-    fn key(&self, text: &mut String, secret: &SecretKey, path: Option<&PathBuf>) {
+    fn key(&self, text: &mut String, secret: &SecretKey, origin: Option<&KeyOrigin>) {
         if !self.with_keys {
-            let path = path.map(|path| path.display().to_string()).unwrap_or_default();
-            let _ = write!(text, "<KEY:{path}>");
+            let _ = match origin {
+                Some(KeyOrigin::File(path)) => write!(text, "<KEY:{}>", path.display()),
+                Some(KeyOrigin::Credential(name)) => write!(text, "<KEY:credential {name}>"),
+                Some(KeyOrigin::Inline) | None => write!(text, "<KEY:in the policy file>"),
+            };
             return;
         }
         let digits = key_text(secret.expose());

@@ -1,0 +1,57 @@
+//! Orders of plans with a mistake in them, for showing that the model finds it.
+
+use kagemusha::ipsec::{Action, PolicyKey, SecurityPolicy};
+use kagemusha::kernel_state::{FAILSAFE_PRIORITY, KernelState, PROTECTING_PRIORITY, Plan, Step, diff};
+
+fn adds_failsafe(step: &Step) -> bool {
+    matches!(step, Step::AddPolicy(policy) if policy.key.priority == FAILSAFE_PRIORITY)
+}
+
+fn removes(step: &Step, priority: u32) -> Option<PolicyKey> {
+    match step {
+        Step::RemovePolicy(key) if key.priority == priority => Some(*key),
+        _ => None,
+    }
+}
+
+fn ordered(desired: &KernelState, observed: &KernelState, first: impl Fn(&Step) -> bool) -> Plan {
+    let (mut steps, rest): (Vec<_>, Vec<_>) = diff(desired, observed).steps.into_iter().partition(first);
+    steps.extend(rest);
+    Plan { steps }
+}
+
+/// The failsafe policies are removed first instead of last.
+pub fn failsafe_goes_first(desired: &KernelState, observed: &KernelState) -> Plan {
+    ordered(desired, observed, |step| removes(step, FAILSAFE_PRIORITY).is_some())
+}
+
+/// The failsafe policies come last instead of first.
+pub fn failsafe_comes_last(desired: &KernelState, observed: &KernelState) -> Plan {
+    ordered(desired, observed, |step| !adds_failsafe(step))
+}
+
+/// There are no failsafe policies.
+pub fn no_failsafe(desired: &KernelState, observed: &KernelState) -> Plan {
+    let mut plan = diff(desired, observed);
+    plan.steps.retain(|step| !adds_failsafe(step));
+    plan
+}
+
+/// There are no rules.
+pub fn no_rules(desired: &KernelState, observed: &KernelState) -> Plan {
+    let mut plan = diff(desired, observed);
+    plan.steps.retain(|step| !matches!(step, Step::AddRule(_)));
+    plan
+}
+
+/// A protecting policy loses its templates before it is removed.
+pub fn emptied_before_it_goes(desired: &KernelState, observed: &KernelState) -> Plan {
+    let emptied = |step: Step| match removes(&step, PROTECTING_PRIORITY) {
+        Some(key) => {
+            let empty = SecurityPolicy { key, action: Action::Allow, templates: vec![] };
+            vec![Step::UpdatePolicy(empty), step]
+        }
+        None => vec![step],
+    };
+    Plan { steps: diff(desired, observed).steps.into_iter().flat_map(emptied).collect() }
+}

@@ -1,0 +1,98 @@
+//! What goes over the wire between two machines.
+
+use std::net::Ipv6Addr;
+
+use kagemusha::ipsec::{SecurityAssociation, Transform};
+
+/// What is behind all headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Payload {
+    /// A mobility header of this type.
+    Mobility(u8),
+    /// An ICMPv6 message of this type.
+    Icmpv6(u8),
+    /// Anything else.
+    Data,
+}
+
+impl Payload {
+    /// Its protocol number.
+    pub fn protocol(self) -> u8 {
+        match self {
+            Self::Mobility(_) => 135,
+            Self::Icmpv6(_) => 58,
+            Self::Data => 17,
+        }
+    }
+}
+
+/// What a socket sends or receives: home address and not care-of address, as IPsec policies see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Message {
+    /// Source.
+    pub source: Ipv6Addr,
+    /// Destination.
+    pub destination: Ipv6Addr,
+    /// What it is.
+    pub payload: Payload,
+}
+
+/// A header of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Header {
+    /// Destination options with a Home Address option (RFC 6275 §6.3).
+    HomeAddressOption(Ipv6Addr),
+    /// Type 2 routing header (RFC 6275 §6.4).
+    RoutingHeader(Ipv6Addr),
+    /// ESP.
+    Esp {
+        /// SPI.
+        spi: u32,
+        /// Sequence number.
+        sequence: u32,
+        /// What it was encrypted with; a receiver with anything else cannot read it.
+        secret: Vec<u8>,
+    },
+}
+
+/// A packet, headers in the order of the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Packet {
+    /// Source address.
+    pub source: Ipv6Addr,
+    /// Destination address.
+    pub destination: Ipv6Addr,
+    /// Between IPv6 header and payload.
+    pub headers: Vec<Header>,
+    /// The payload.
+    pub payload: Payload,
+}
+
+impl Packet {
+    /// A message as it is without any protection.
+    pub fn plain(message: Message) -> Self {
+        Self { source: message.source, destination: message.destination, headers: vec![], payload: message.payload }
+    }
+
+    /// Whether the payload can be read by all.
+    pub fn is_clear(&self) -> bool {
+        !self.headers.iter().any(|header| matches!(header, Header::Esp { .. }))
+    }
+
+    /// SPI, sequence number and secret of its ESP header.
+    pub fn esp(&self) -> Option<(u32, u32, &[u8])> {
+        self.headers.iter().find_map(|header| match header {
+            Header::Esp { spi, sequence, secret } => Some((*spi, *sequence, &**secret)),
+            _ => None,
+        })
+    }
+}
+
+/// Algorithms and keys of an SA as one value: equal for two ends that understand each other.
+pub fn secret(sa: &SecurityAssociation) -> Option<Vec<u8>> {
+    let Transform::EspTransport { encryption, integrity, .. } = &sa.transform else { return None };
+    let mut all = format!("{:?} {:?} ", encryption.0, integrity.as_ref().map(|one| one.0)).into_bytes();
+    all.extend(encryption.1.expose());
+    all.extend(integrity.iter().flat_map(|one| one.1.expose()));
+    Some(all)
+}
