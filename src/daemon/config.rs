@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::engine::Accelerate;
+
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -46,11 +48,18 @@ pub struct Config {
     pub log: String,
     /// `text` or `json`.
     pub log_format: LogFormat,
+    /// Which tier of the tunnel engine is tried first: `off`, `super-packet`, `ebpf` or `auto`.
+    pub accelerate: Accelerate,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { state_directory: "/var/lib/kagemusha".into(), log: "info".to_owned(), log_format: LogFormat::Text }
+        Self {
+            state_directory: "/var/lib/kagemusha".into(),
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+            accelerate: Accelerate::Auto,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The event loop of the home-agent role: signaling under ESP, neighbour discovery for the guests on the home link, and the tunnel.
 
-mod path;
+pub(super) mod path;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};

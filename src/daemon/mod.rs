@@ -9,6 +9,7 @@ pub mod check;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod engine;
 pub mod home_agent;
 pub mod instance;
 pub mod kernel;
