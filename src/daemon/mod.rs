@@ -9,6 +9,8 @@ pub mod check;
 pub mod clock;
 pub mod config;
 pub mod control;
+#[cfg(feature = "ebpf")]
+pub mod ebpf;
 pub mod engine;
 pub mod home_agent;
 pub mod instance;
