@@ -110,12 +110,6 @@ impl Ebpf {
         Ok(Self { role, ports: known, programs, slots: BTreeMap::new(), told: BTreeMap::new() })
     }
 
-    /// What the programs have done for each guest that they ever had. The first is about packets of nobody known.
-    pub fn carried(&self) -> Vec<(Option<Ipv6Addr>, Carried)> {
-        let slots = self.slots.iter().map(|(home_address, slot)| (Some(*home_address), *slot));
-        std::iter::once((None, 0)).chain(slots).map(|(whose, slot)| (whose, self.programs.counters(slot))).collect()
-    }
-
     fn slot(&mut self, home_address: Ipv6Addr) -> u32 {
         let next = u32::try_from(self.slots.len() + 1).unwrap_or(u32::MAX);
         *self.slots.entry(home_address).or_insert(next)
@@ -183,6 +177,11 @@ impl Accelerator for Ebpf {
             }
         }
         self.tell(wanted);
+    }
+
+    fn carried(&self) -> Vec<(Option<Ipv6Addr>, Carried)> {
+        let slots = self.slots.iter().map(|(home_address, slot)| (Some(*home_address), *slot));
+        std::iter::once((None, 0)).chain(slots).map(|(whose, slot)| (whose, self.programs.counters(slot))).collect()
     }
 }
 

@@ -1,7 +1,9 @@
 //! What moves packets in front of the threads.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
+use crate::tunnel::accelerated::Carried;
 use crate::tunnel::{HomeAgentTable, Table};
 
 /// Something in the kernel that carries packets before userland sees them. It is told every new table before the threads
@@ -16,4 +18,7 @@ pub trait Accelerator: fmt::Debug + Send {
 
     /// The table at a home agent has changed.
     fn bindings_changed(&mut self, table: &HomeAgentTable);
+
+    /// What it has done so far, by home address; `None` is about packets of nobody known.
+    fn carried(&self) -> Vec<(Option<Ipv6Addr>, Carried)>;
 }

@@ -5,6 +5,7 @@ pub mod accelerator;
 mod tier;
 
 use std::io;
+use std::net::Ipv6Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
@@ -15,6 +16,7 @@ use super::shared::Shared;
 use super::tap::Device;
 use super::tunnel_socket::TunnelSocket;
 use crate::home_network::{self, PortGuest, PortGuests};
+use crate::tunnel::accelerated::Carried;
 use crate::tunnel::{Counters, HomeAgentTable, Table};
 use crate::vocabulary::MacAddress;
 
@@ -149,6 +151,12 @@ impl Engine {
         if let Some(accelerator) = &mut *self.accelerator.lock().unwrap_or_else(PoisonError::into_inner) {
             tell(accelerator.as_mut());
         }
+    }
+
+    /// What an accelerator has carried so far, by home address; nothing of the threads is in it.
+    pub fn carried(&self) -> Vec<(Option<Ipv6Addr>, Carried)> {
+        let accelerator = self.accelerator.lock().unwrap_or_else(PoisonError::into_inner);
+        accelerator.as_ref().map_or_else(Vec::new, |accelerator| accelerator.carried())
     }
 
     /// The TAP or TUN.

@@ -90,12 +90,22 @@ impl Running {
     fn counters(&self) -> String {
         match self {
             Self::Ours(engine) => {
-                let shown = engine.counters().all().filter(|(_, number)| *number > 0);
-                shown.map(|(name, number)| format!("{name}={number}")).collect::<Vec<_>>().join(" ")
+                let mut text = words(engine.counters().all());
+                for (whose, carried) in engine.carried() {
+                    let whose = whose.map_or("nobody".to_owned(), |home_address| home_address.to_string());
+                    text.push_str(&format!("; in the kernel for {whose}: {}", words(carried.all())));
+                }
+                text
             }
             Self::Naive(_) => String::new(),
         }
     }
+}
+
+/// The numbers that are not zero.
+fn words<'a>(numbers: impl Iterator<Item = (&'a str, u64)>) -> String {
+    let shown = numbers.filter(|(_, number)| *number > 0).map(|(name, number)| format!("{name}={number}"));
+    shown.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(feature = "ebpf")]

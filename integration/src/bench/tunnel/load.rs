@@ -53,17 +53,20 @@ impl Load {
     }
 }
 
+/// The thread's name tells a profiler what it is for.
 fn in_node<T: Send + 'static>(
     node: &Node,
+    name: &'static str,
     cpus: Cpus,
     work: impl FnOnce() -> Outcome<T> + Send + 'static,
 ) -> Outcome<JoinHandle<Outcome<T>>> {
     node.run(move || {
-        std::thread::spawn(move || {
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             pin_this_thread(cpus)?;
             work()
         })
-    })
+    })?
+    .during(|| format!("the thread {name}"))
 }
 
 fn here(port: u16) -> SocketAddr {
@@ -76,8 +79,8 @@ fn there(port: u16) -> Outcome<SocketAddr> {
 }
 
 fn ended(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, TimedOut, WouldBlock};
-    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected | TimedOut | WouldBlock)
+    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotConnected, TimedOut, WouldBlock};
+    matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | NotConnected | TimedOut | WouldBlock)
 }
 
 /// `streams` TCP streams from the guest to the correspondent.
@@ -97,7 +100,7 @@ pub(super) fn tcp(path: &Path, streams: usize, cpus: Cpus) -> Outcome<Load> {
         let arrived = Arc::clone(&arrived);
         stream.set_write_timeout(Some(PATIENCE))?;
         accepted.set_read_timeout(Some(PATIENCE))?;
-        threads.push(in_node(&path.correspondent, cpus, move || {
+        threads.push(in_node(&path.correspondent, "tcp-arrives", cpus, move || {
             let mut buffer = vec![0; 256 * 1024];
             loop {
                 match accepted.read(&mut buffer) {
@@ -108,7 +111,7 @@ pub(super) fn tcp(path: &Path, streams: usize, cpus: Cpus) -> Outcome<Load> {
                 };
             }
         })?);
-        threads.push(in_node(&path.guest, cpus, move || {
+        threads.push(in_node(&path.guest, "tcp-leaves", cpus, move || {
             let buffer = vec![0x4b; 128 * 1024];
             while !stop_sender.load(Relaxed) {
                 match stream.write(&buffer) {
@@ -139,9 +142,11 @@ pub(super) fn small_packets(path: &Path, cpus: Cpus) -> Outcome<Load> {
     receiver.set_read_timeout(Some(Duration::from_millis(20)))?;
     sender.set_read_timeout(Some(Duration::from_millis(20)))?;
     let (stop_receiver, counted) = (Arc::clone(&stop), Arc::clone(&arrived));
-    let receive = in_node(&path.correspondent, cpus, move || receive_small(&receiver, &stop_receiver, &counted))?;
+    let receive = in_node(&path.correspondent, "small-arrives", cpus, move || {
+        receive_small(&receiver, &stop_receiver, &counted)
+    })?;
     let stop_sender = Arc::clone(&stop);
-    let send = in_node(&path.guest, cpus, move || send_small(&sender, &stop_sender))?;
+    let send = in_node(&path.guest, "small-leaves", cpus, move || send_small(&sender, &stop_sender))?;
     Ok(Load { stop, arrived, threads: vec![receive, send] })
 }
 
@@ -221,7 +226,7 @@ pub(super) fn round_trips(path: &Path, cpus: Cpus, time: Duration) -> Outcome<Ro
     let destination = there(echo.local_addr()?.port())?;
     echo.set_read_timeout(Some(Duration::from_millis(100)))?;
     let stop_echo = Arc::clone(&stop);
-    let answering = in_node(&path.correspondent, cpus, move || {
+    let answering = in_node(&path.correspondent, "echo", cpus, move || {
         let mut buffer = [0; 64];
         while !stop_echo.load(Relaxed) {
             if let Ok((length, source)) = echo.recv_from(&mut buffer) {
@@ -230,7 +235,7 @@ pub(super) fn round_trips(path: &Path, cpus: Cpus, time: Duration) -> Outcome<Ro
         }
         Ok(())
     })?;
-    let asking = in_node(&path.guest, cpus, move || {
+    let asking = in_node(&path.guest, "asks", cpus, move || {
         let socket = UdpSocket::bind(here(0))?;
         socket.connect(destination)?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
