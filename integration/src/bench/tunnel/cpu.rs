@@ -10,8 +10,8 @@ use crate::failure::{Outcome, While};
 
 /// Ticks of `/proc` in a second: `USER_HZ` is 100 on every architecture that Linux has for user programs.
 const TICKS: f64 = 100.0;
-/// `PF_KTHREAD` of `include/linux/sched.h`, in the ninth field of `/proc/<pid>/stat`.
-const KERNEL_THREAD: u64 = 0x0020_0000;
+/// Process id of `kthreadd`, the parent of all threads of the kernel.
+const KERNEL_THREADS: u32 = 2;
 
 /// On which CPUs threads may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,34 +60,35 @@ pub(super) fn pin_process(id: u32, cpus: Cpus) -> Outcome {
 /// A moment of the machine.
 pub(super) struct Moment {
     at: Instant,
+    /// Seconds that our processes and the kernel's network threads have run since they began.
+    ours: f64,
     /// Seconds that the CPUs together were idle, waited, or were taken by the hypervisor.
     idle: f64,
-    /// Seconds of user processes that do not belong to this benchmark, since the machine started.
-    foreign: f64,
 }
 
 /// What happened between two moments.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spent {
     pub(super) seconds: f64,
-    /// CPU seconds of the whole machine, kernel included, without those of processes that are not ours.
+    /// CPU seconds on every CPU of the machine: of this benchmark's threads, with what the kernel did for them in system calls and
+    /// software interrupts, and of the kernel's own network threads. What others computed meanwhile is not in it.
     pub(super) cpu: f64,
-    /// CPU seconds of those.
+    /// CPU seconds of everything else.
     pub(super) foreign: f64,
 }
 
 impl Moment {
     pub(super) fn now() -> Outcome<Self> {
         let stat = std::fs::read_to_string("/proc/stat")?;
-        let foreign = foreign_seconds()?;
-        Ok(Self { at: Instant::now(), idle: idle_seconds(&stat), foreign })
+        let ours = our_nanoseconds()? as f64 / 1e9;
+        Ok(Self { at: Instant::now(), ours, idle: idle_seconds(&stat) })
     }
 
     pub(super) fn since(&self, earlier: &Self) -> Spent {
         let seconds = (self.at - earlier.at).as_secs_f64();
-        let foreign = (self.foreign - earlier.foreign).max(0.0);
+        let cpu = self.ours - earlier.ours;
         let busy = seconds * count() as f64 - (self.idle - earlier.idle);
-        Spent { seconds, cpu: (busy - foreign).max(0.0), foreign }
+        Spent { seconds, cpu, foreign: (busy - cpu).max(0.0) }
     }
 }
 
@@ -98,47 +99,48 @@ fn idle_seconds(stat: &str) -> f64 {
     [3, 4, 7].iter().filter_map(|field| fields.get(*field)).sum::<f64>() / TICKS
 }
 
-struct Process {
-    parent: u32,
-    kernel: bool,
-    ticks: u64,
+/// The parent and the name of a process: a line of `/proc/<pid>/stat`; the name in brackets may hold anything.
+fn parse(stat: &str) -> Option<(u32, &str)> {
+    let (before, after) = stat.rsplit_once(')')?;
+    let (_, name) = before.split_once('(')?;
+    let parent = after.split_whitespace().nth(1)?.parse().ok()?;
+    Some((parent, name))
 }
 
-/// A line of `/proc/<pid>/stat`; the name in brackets may hold anything. Time of children that have ended is counted with
-/// their parent, so that nothing is lost when one ends.
-fn parse(stat: &str) -> Option<Process> {
-    let (_, rest) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
-    let ticks = number(11)? + number(12)? + number(13)? + number(14)?;
-    let parent = u32::try_from(number(1)?).ok()?;
-    Some(Process { parent, kernel: number(6)? & KERNEL_THREAD != 0, ticks })
-}
-
-fn foreign_seconds() -> Outcome<f64> {
+/// How long all threads of this process, of its children, and of the kernel's network have run (`/proc/<pid>/task/<tid>/schedstat`,
+/// exact where ticks are not).
+fn our_nanoseconds() -> Outcome<u64> {
     let mut processes = BTreeMap::new();
+    let mut ours = BTreeSet::from([std::process::id()]);
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // One that has ended meanwhile is with its parent.
+        // One that has ended meanwhile was none of ours: those live as long as their path.
         let stat = std::fs::read(entry.path().join("stat")).unwrap_or_default();
-        if let Some(process) = parse(&String::from_utf8_lossy(&stat)) {
-            processes.insert(id, process);
+        if let Some((parent, name)) = parse(&String::from_utf8_lossy(&stat)) {
+            if parent == KERNEL_THREADS && (name.starts_with("ksoftirqd/") || name.starts_with("napi/")) {
+                ours.insert(id);
+            }
+            processes.insert(id, parent);
         }
     }
-    let mut ours = BTreeSet::from([std::process::id()]);
     loop {
-        let children: Vec<u32> = processes
-            .iter()
-            .filter(|(id, p)| ours.contains(&p.parent) && !ours.contains(id))
-            .map(|(id, _)| *id)
-            .collect();
+        let is_child = |(id, parent): &(&u32, &u32)| ours.contains(parent) && !ours.contains(id);
+        let children: Vec<u32> = processes.iter().filter(is_child).map(|(id, _)| *id).collect();
         if children.is_empty() {
             break;
         }
         ours.extend(children);
     }
-    let foreign = processes.iter().filter(|(id, process)| !process.kernel && !ours.contains(id));
-    Ok(foreign.map(|(_, process)| process.ticks).sum::<u64>() as f64 / TICKS)
+    Ok(ours.into_iter().map(nanoseconds_of).sum())
+}
+
+fn nanoseconds_of(id: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
+    let of_task = |task: std::fs::DirEntry| -> Option<u64> {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse().ok()
+    };
+    tasks.filter_map(of_task).sum()
 }
 
 #[cfg(test)]
@@ -147,11 +149,20 @@ mod tests {
 
     #[test]
     fn a_process_with_an_odd_name() {
-        let stat = "77 (a) b (c)) S 12 77 77 0 -1 4194304 1 2 3 4 100 20 3 4 20 0 1 0 5 6 7";
-        let process = parse(stat).unwrap();
-        assert_eq!((process.parent, process.kernel, process.ticks), (12, false, 127));
-        assert!(parse("2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 9 0 0 20").unwrap().kernel);
-        assert!(parse("").is_none());
+        assert_eq!(parse("77 (a) b (c)) S 12 77 77 0"), Some((12, "a) b (c)")));
+        assert_eq!(parse("2 (kthreadd) S 0 0 0"), Some((0, "kthreadd")));
+        assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn time_that_was_spent_is_seen() {
+        let before = our_nanoseconds().unwrap();
+        let begin = Instant::now();
+        let mut n = 1u64;
+        while begin.elapsed().as_millis() < 20 {
+            n = std::hint::black_box(n.wrapping_mul(3));
+        }
+        assert!(our_nanoseconds().unwrap() > before);
     }
 
     #[test]
