@@ -136,7 +136,8 @@ fn table(report: &Report) {
     println!("{passed} passed, {failed} failed, {skipped} skipped");
 }
 
-fn cargo() -> Command {
+/// Cargo, as the user called it.
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // What `cargo run` told about this package is not for the build scripts of others: they would run again.
     for (name, _) in std::env::vars_os() {

@@ -13,6 +13,7 @@ pub(crate) const PING: Need = ("ping", "iputils-ping");
 pub(crate) const TSHARK: Need = ("tshark", "tshark");
 pub(crate) const UML: Need = ("linux.uml", "user-mode-linux");
 pub(crate) const KMOD: Need = ("modprobe", "kmod");
+pub(crate) const CLANG: Need = ("clang", "clang");
 pub(crate) const RADVD: Need = ("radvd", "radvd");
 
 /// Installs what is missing when that is possible. `Ok(Err(code))`: it is not, and the user has been told what to do.

@@ -7,8 +7,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// `SIOCETHTOOL` of `linux/sockios.h`.
 const SIOCETHTOOL: libc::c_ulong = 0x8946;
-/// `ETHTOOL_STXCSUM` of `linux/ethtool.h`.
+/// Commands of `linux/ethtool.h`.
 const ETHTOOL_STXCSUM: u32 = 0x17;
+const ETHTOOL_STSO: u32 = 0x1f;
+const ETHTOOL_SGSO: u32 = 0x24;
+const ETHTOOL_SGRO: u32 = 0x2c;
 /// `ETH_P_ALL` of `linux/if_ether.h`, in network byte order.
 const ETH_P_ALL_BE: u16 = 0x0003_u16.to_be();
 
@@ -49,6 +52,23 @@ pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
 /// Makes the kernel complete checksums (and so segment) before a frame leaves `interface`, as real network cards do,
 /// so that captures hold what a wire would carry.
 pub(crate) fn complete_checksums(interface: &str) -> io::Result<()> {
+    set_ethtool_value(interface, ETHTOOL_STXCSUM, 0)
+}
+
+/// Whether the kernel's software segments what is longer than the MTU before it leaves `interface`, and merges what
+/// it receives there: together they make a veth pair carry what a wire would.
+pub(crate) fn like_a_wire(interface: &str) -> io::Result<()> {
+    set_ethtool_value(interface, ETHTOOL_STSO, 0)?;
+    set_ethtool_value(interface, ETHTOOL_SGSO, 0)?;
+    set_ethtool_value(interface, ETHTOOL_SGRO, 1)
+}
+
+/// Switches the merging of received packets.
+pub(crate) fn set_receive_offload(interface: &str, on: bool) -> io::Result<()> {
+    set_ethtool_value(interface, ETHTOOL_SGRO, u32::from(on))
+}
+
+fn set_ethtool_value(interface: &str, command: u32, data: u32) -> io::Result<()> {
     #[repr(C)]
     struct EthtoolValue {
         command: u32,
@@ -59,15 +79,15 @@ pub(crate) fn complete_checksums(interface: &str) -> io::Result<()> {
         return Err(io::Error::other(format!("interface name {interface} is too long")));
     }
     let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None)?;
-    let mut value = EthtoolValue { command: ETHTOOL_STXCSUM, data: 0 };
+    let mut value = EthtoolValue { command, data };
     // SAFETY: an ifreq is plain data for which all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
         *to = *from as libc::c_char;
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    // SAFETY: `request` names an interface and points to an ethtool_value, as SIOCETHTOOL with ETHTOOL_STXCSUM wants;
-    // both outlive the call.
+    // SAFETY: `request` names an interface and points to an ethtool_value, as SIOCETHTOOL with the ETHTOOL_S… commands
+    // above wants; both outlive the call.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

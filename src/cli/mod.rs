@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::daemon::control_socket::protocol::Request;
-use crate::daemon::{self, EXIT_BAD_INPUT, config::Config, source::Source};
+use crate::daemon::{self, EXIT_BAD_INPUT, config::Config, engine::Accelerate, source::Source};
 
 /// Mobile IPv6 on the host, for virtual machines that move.
 ///
@@ -34,6 +34,9 @@ struct RunArguments {
     /// Settings of the daemon itself; everything has a default
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// How packets are moved: off, super-packet, ebpf or auto; stronger than the settings
+    #[arg(long, value_name = "HOW")]
+    accelerate: Option<Accelerate>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -99,7 +102,7 @@ fn run(arguments: RunArguments, role: daemon::Role) -> ExitCode {
         );
         return ExitCode::from(EXIT_BAD_INPUT);
     };
-    let config = match arguments.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load) {
+    let mut config = match arguments.config.as_deref().map_or_else(|| Ok(Config::default()), Config::load) {
         Ok(config) => config,
         Err(error) => return bad_input(&error.to_string()),
     };
@@ -107,6 +110,9 @@ fn run(arguments: RunArguments, role: daemon::Role) -> ExitCode {
         Ok(policy) => policy,
         Err(error) => return policy::tell_policy_error(&error),
     };
+    if let Some(accelerate) = arguments.accelerate {
+        config.accelerate = accelerate;
+    }
     daemon::start(policy, Source { role, policy: ipsec, config: arguments.config, settings: config })
 }
 

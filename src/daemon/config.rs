@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::engine::Accelerate;
+
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -48,6 +50,8 @@ pub struct Config {
     pub log: String,
     /// `text` or `json`.
     pub log_format: LogFormat,
+    /// Which tier of the tunnel engine is tried first: `off`, `super-packet`, `ebpf` or `auto`.
+    pub accelerate: Accelerate,
 }
 
 impl Default for Config {
@@ -57,6 +61,7 @@ impl Default for Config {
             runtime_directory: "/run/kagemusha".into(),
             log: "info".to_owned(),
             log_format: LogFormat::Text,
+            accelerate: Accelerate::Auto,
         }
     }
 }

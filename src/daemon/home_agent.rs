@@ -1,7 +1,7 @@
 //! The event loop of the home-agent role: signaling under ESP, neighbour discovery for the guests on the home link, and the tunnel.
 
 mod changes;
-mod path;
+pub(super) mod path;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};

@@ -13,6 +13,9 @@ pub mod control_socket;
 pub mod floor;
 pub mod handover;
 pub mod herald;
+#[cfg(feature = "ebpf")]
+pub mod ebpf;
+pub mod engine;
 pub mod home_agent;
 pub mod instance;
 pub mod kernel;

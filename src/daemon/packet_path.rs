@@ -58,7 +58,7 @@ pub enum Report {
 }
 
 /// What the threads read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct View {
     /// The tunnel's table.
     pub table: Table,

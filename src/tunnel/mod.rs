@@ -14,6 +14,7 @@
 //! a whole, edits the packet in place, and says what to do with it. Nothing is counted here but by [`Counters`],
 //! which every result can be given to.
 
+pub mod accelerated;
 pub mod counters;
 pub mod ecn;
 pub mod egress;

@@ -19,13 +19,13 @@ use crate::vocabulary::GuestId;
 
 /// The packet path: between the TUN that the kernel routes bound home addresses to, and the tunnel.
 #[derive(Debug, Clone)]
-pub(super) struct Path {
-    pub(super) tunnel: Arc<TunnelSocket>,
-    pub(super) tun: Arc<Device>,
-    pub(super) table: Arc<Shared<HomeAgentTable>>,
-    pub(super) counters: Arc<Counters>,
+pub(in crate::daemon) struct Path {
+    pub(in crate::daemon) tunnel: Arc<TunnelSocket>,
+    pub(in crate::daemon) tun: Arc<Device>,
+    pub(in crate::daemon) table: Arc<Shared<HomeAgentTable>>,
+    pub(in crate::daemon) counters: Arc<Counters>,
     /// Rung when a thread has ended: the TUN is gone, or it has panicked.
-    pub(super) lost: Arc<Notify>,
+    pub(in crate::daemon) lost: Arc<Notify>,
 }
 
 /// Rings when its thread ends, in whatever way.
@@ -42,7 +42,7 @@ impl Path {
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub(super) fn start(self) -> io::Result<()> {
+    pub(in crate::daemon) fn start(self) -> io::Result<()> {
         let other = self.clone();
         let thread = |name: &str| thread::Builder::new().name(name.to_owned());
         thread("to-guests").spawn(move || {

@@ -1,0 +1,230 @@
+//! The way from the guest to the correspondent: four nodes, three links, one variant.
+//!
+//! ```text
+//! guest ──(veth)── host ══(underlay)══ home agent ──(veth)── correspondent
+//! ```
+
+use std::path::PathBuf;
+
+use crate::failure::{Outcome, While};
+use crate::node::Node;
+use crate::sys;
+
+use super::end::{Role, Specification};
+use super::process::EndProcess;
+use super::variant::{Mode, Variant};
+
+pub(super) const GUEST: &str = "2001:db8:2000::10";
+pub(super) const CORRESPONDENT: &str = "2001:db8:2000::2";
+pub(super) const CARE_OF: &str = "2001:db8:3000::3";
+pub(super) const HOME_AGENT: &str = "2001:db8:3000::1";
+pub(super) const GUEST_MAC: &str = "52:54:00:00:00:10";
+/// [`kagemusha::home_network::config::ROUTER_MAC`].
+pub(super) const ROUTER_MAC: &str = "02:4b:47:4d:53:01";
+pub(super) const TAP: &str = "kgtap0";
+pub(super) const TUN: &str = "kage-ha";
+/// The segment of a seg6 route at the other end.
+const SEGMENT_AT: [&str; 2] = ["2001:db8:3000::103", "2001:db8:3000::101"];
+
+/// A standing path.
+pub(super) struct Path {
+    pub(super) variant: Variant,
+    pub(super) guest: Node,
+    pub(super) host: Node,
+    pub(super) home_agent: Node,
+    pub(super) correspondent: Node,
+    /// The processes at both ends, for the engines.
+    pub(super) ends: Vec<EndProcess>,
+}
+
+/// The kernel's own IPv6-in-IPv6 device, or seg6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum KernelTunnel {
+    Ip6tnl,
+    Seg6,
+}
+
+/// Which of the two this kernel has.
+pub(super) fn kernel_tunnel() -> Outcome<Option<KernelTunnel>> {
+    let node = Node::new("probe")?;
+    node.ip("link set lo up")?;
+    if node.ip("link add dev t0 type ip6tnl mode ip6ip6 local ::1 remote ::2").is_ok() {
+        return Ok(Some(KernelTunnel::Ip6tnl));
+    }
+    let seg6 = "route add 2001:db8::/64 encap seg6 mode encap.red segs 2001:db8:1::1 dev lo";
+    Ok(node.ip(seg6).is_ok().then_some(KernelTunnel::Seg6))
+}
+
+impl Path {
+    /// Builds it: `mtu` octets on the underlay.
+    pub(super) fn build(
+        variant: Variant,
+        mode: Mode,
+        mtu: usize,
+        kernel_tunnel: Option<KernelTunnel>,
+    ) -> Outcome<Self> {
+        let [guest, host, home_agent, correspondent] =
+            [Node::new("guest")?, Node::new("host")?, Node::new("ha")?, Node::new("cn")?];
+        let mut path = Self { variant, guest, host, home_agent, correspondent, ends: vec![] };
+        path.wire(mtu)?;
+        if mode == Mode::Wire {
+            for node in [&path.host, &path.home_agent] {
+                node.run(|| sys::like_a_wire("u0"))?.during(|| "offloads of the underlay".into())?;
+            }
+        }
+        match (variant, kernel_tunnel) {
+            (Variant::Vxlan, _) => path.vxlan()?,
+            (Variant::Plain, _) => {
+                path.routed()?;
+                path.host.ip("route add 2001:db8:2000::/64 via 2001:db8:3000::1")?;
+                path.home_agent.ip("route add 2001:db8:2000::10/128 via 2001:db8:3000::3")?;
+            }
+            (Variant::KernelTunnel, Some(KernelTunnel::Ip6tnl)) => path.ip6tnl()?,
+            (Variant::KernelTunnel, _) => path.seg6()?,
+            _ => path.engine(mtu)?,
+        }
+        Ok(path)
+    }
+
+    fn wire(&self, mtu: usize) -> Outcome {
+        let inner = mtu - self.variant.overhead();
+        for (a, name_a, b, name_b, mtu) in [
+            (&self.guest, "eth0", &self.host, "g0", inner),
+            (&self.host, "u0", &self.home_agent, "u0", mtu),
+            (&self.home_agent, "h0", &self.correspondent, "eth0", inner),
+        ] {
+            let there = b.namespace_path();
+            a.ip(&format!(
+                "link set lo up\nlink add dev {name_a} mtu {mtu} type veth peer name {name_b} mtu {mtu} netns {}",
+                there.display()
+            ))?;
+            for (node, name) in [(a, name_a), (b, name_b)] {
+                node.sysctl(&format!("conf/{name}/accept_dad"), "0")?;
+                node.ip("link set lo up")?;
+            }
+        }
+        for node in [&self.host, &self.home_agent] {
+            node.sysctl("conf/all/forwarding", "1")?;
+            // Where br_netfilter is loaded, a new namespace's bridges ask the firewall about every packet; VXLAN, with a
+            // bridge at both ends, would pay most for it.
+            node.run(|| {
+                let setting = std::path::Path::new("/proc/sys/net/bridge/bridge-nf-call-ip6tables");
+                if setting.exists() { std::fs::write(setting, "0") } else { Ok(()) }
+            })?
+            .during(|| "no firewall in bridges".into())?;
+        }
+        self.guest.ip(&format!("link set eth0 address {GUEST_MAC} up"))?;
+        self.correspondent.ip("link set eth0 up")?;
+        self.host.ip("link set g0 up\nlink set u0 up\naddr add 2001:db8:3000::3/64 dev u0 nodad")?;
+        self.home_agent.ip("link set h0 up\nlink set u0 up\naddr add 2001:db8:3000::1/64 dev u0 nodad")
+    }
+
+    /// One Ethernet segment from guest to correspondent.
+    fn vxlan(&self) -> Outcome {
+        for (node, port, local, remote) in
+            [(&self.host, "g0", CARE_OF, HOME_AGENT), (&self.home_agent, "h0", HOME_AGENT, CARE_OF)]
+        {
+            node.ip(&format!(
+                "link add dev br0 type bridge\nlink add dev x0 type vxlan id 42 local {local} remote {remote} dstport 4789 dev u0\n\
+                 link set x0 master br0 up\nlink set {port} master br0\nlink set br0 up"
+            ))?;
+        }
+        self.guest.ip(&format!("addr add {GUEST}/64 dev eth0 nodad"))?;
+        self.correspondent.ip(&format!("addr add {CORRESPONDENT}/64 dev eth0 nodad"))
+    }
+
+    /// Guest and correspondent each behind a router that is its host's kernel, or looks like it.
+    fn ends_are_routed(&self) -> Outcome {
+        self.guest.ip(&format!(
+            "addr add {GUEST}/128 dev eth0 nodad\nneigh add fe80::1 lladdr {ROUTER_MAC} dev eth0 nud permanent\n\
+             route add default via fe80::1 dev eth0"
+        ))?;
+        self.home_agent.ip("addr add 2001:db8:2000::1/64 dev h0 nodad")?;
+        self.correspondent.ip(&format!(
+            "addr add {CORRESPONDENT}/64 dev eth0 nodad\nroute add {GUEST}/128 via 2001:db8:2000::1 dev eth0"
+        ))
+    }
+
+    fn routed(&self) -> Outcome {
+        self.ends_are_routed()?;
+        self.host.ip(&format!(
+            "link set g0 down\nlink set g0 address {ROUTER_MAC} up\naddr add fe80::1/64 dev g0 nodad\n\
+             route add {GUEST}/128 dev g0\nneigh add {GUEST} lladdr {GUEST_MAC} dev g0 nud permanent"
+        ))
+    }
+
+    fn ip6tnl(&self) -> Outcome {
+        self.routed()?;
+        for (node, local, remote, route) in
+            [(&self.host, CARE_OF, HOME_AGENT, "2001:db8:2000::/64"), (&self.home_agent, HOME_AGENT, CARE_OF, GUEST)]
+        {
+            node.ip(&format!(
+                "link add dev t0 type ip6tnl mode ip6ip6 local {local} remote {remote} encaplimit none dev u0\n\
+                 link set t0 up\nroute add {route} dev t0"
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn seg6(&self) -> Outcome {
+        self.routed()?;
+        let [at_host, at_home_agent] = SEGMENT_AT;
+        for (node, source) in [(&self.host, CARE_OF), (&self.home_agent, HOME_AGENT)] {
+            node.command("ip", &["sr", "tunsrc", "set", source])?;
+        }
+        self.host.ip(&format!(
+            "route add {at_home_agent}/128 via {HOME_AGENT} dev u0\n\
+             route add 2001:db8:2000::/64 encap seg6 mode encap.red segs {at_home_agent} dev u0\n\
+             route add {at_host}/128 encap seg6local action End.DX6 nh6 {GUEST} dev u0"
+        ))?;
+        self.home_agent.ip(&format!(
+            "route add {at_host}/128 via {CARE_OF} dev u0\n\
+             route add {GUEST}/128 encap seg6 mode encap.red segs {at_host} dev u0\n\
+             route add {at_home_agent}/128 encap seg6local action End.DX6 nh6 {CORRESPONDENT} dev u0"
+        ))
+    }
+
+    /// One of ours, or the naive one: the guest behind a bridge with our TAP, and a TUN at the home agent.
+    fn engine(&mut self, mtu: usize) -> Outcome {
+        let Some(engine) = self.variant.engine() else { return Ok(()) };
+        let inner = mtu - self.variant.overhead();
+        self.ends_are_routed()?;
+        self.host.ip("link add dev br0 type bridge\nlink set g0 master br0")?;
+        self.host.sysctl("conf/br0/disable_ipv6", "1")?;
+        self.host.ip("link set br0 up")?;
+        if self.variant == Variant::Naive {
+            // What the kernel has merged is longer than the path takes, and has no checksum yet: the naive engine
+            // cannot know, and would deliver nothing.
+            for node in [&self.host, &self.home_agent] {
+                node.run(|| sys::set_receive_offload("u0", false))?.during(|| "receive offload".into())?;
+            }
+        }
+        let specification = Specification { engine, role: Role::MobileNode, mtu, guests: 1 };
+        self.ends.push(EndProcess::start(&self.host, &specification)?);
+        self.host.sysctl(&format!("conf/{TAP}/disable_ipv6"), "1")?;
+        self.host.ip(&format!("link set {TAP} mtu {inner}\nlink set {TAP} master br0\nlink set {TAP} up"))?;
+        // The bridge learns the router's MAC address from the first frame that the engine sends; until then it floods.
+        self.host.command("bridge", &["fdb", "replace", ROUTER_MAC, "dev", TAP, "master", "static"])?;
+        self.ends.push(EndProcess::start(&self.home_agent, &Specification { role: Role::HomeAgent, ..specification })?);
+        self.home_agent.ip(&format!("link set {TUN} mtu {inner} up\nroute add {GUEST}/128 dev {TUN}"))
+    }
+
+    /// Makes both directions of the underlay as slow as `rate` (in the words of `tc`).
+    pub(super) fn shape(&self, rate: &str) -> Outcome {
+        for node in [&self.host, &self.home_agent] {
+            let tbf = ["qdisc", "add", "dev", "u0", "root", "tbf", "rate", rate, "burst", "16kb", "latency", "50ms"];
+            node.command("tc", &tbf)?;
+        }
+        Ok(())
+    }
+
+    /// What the ends say about themselves.
+    pub(super) fn description(&self) -> Option<&str> {
+        self.ends.first().map(EndProcess::description)
+    }
+}
+
+/// This program.
+pub(super) fn own_program() -> Outcome<PathBuf> {
+    Ok(std::env::current_exe()?)
+}

@@ -1,0 +1,181 @@
+//! The tunnel engine as a value of its own: one end of a tunnel with its threads, whoever fills its table. The roles fill
+//! it from signaling; a benchmark fills it with fixed care-of addresses and needs no signaling, no policy and no IPsec.
+
+pub mod accelerator;
+mod tier;
+
+use std::io;
+use std::net::Ipv6Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::home_agent::path::Path;
+use super::packet_path::{PacketPath, View};
+use super::shared::Shared;
+use super::tap::Device;
+use super::tunnel_socket::TunnelSocket;
+use crate::home_network::{self, PortGuest, PortGuests};
+use crate::tunnel::accelerated::Carried;
+use crate::tunnel::{Counters, HomeAgentTable, Table};
+use crate::vocabulary::MacAddress;
+
+pub use accelerator::Accelerator;
+pub use tier::{Accelerate, Tier};
+
+/// The end at the host of guests, all of them on one port.
+#[derive(Debug, Clone)]
+pub struct MobileNodeEnd {
+    /// Name of the TAP to make. Whoever starts the engine puts it on the guests' link and sets it up.
+    pub tap: String,
+    /// Source MAC address of frames to the guests.
+    pub router_mac: MacAddress,
+    /// The guests; `port` of every entry is 0.
+    pub table: Table,
+    /// Which tier.
+    pub accelerate: Accelerate,
+}
+
+/// The end at the home agent.
+#[derive(Debug, Clone)]
+pub struct HomeAgentEnd {
+    /// Name of the TUN to make. Whoever starts the engine sets it up and routes home addresses to it.
+    pub tun: String,
+    /// The bindings.
+    pub table: HomeAgentTable,
+    /// Which tier.
+    pub accelerate: Accelerate,
+}
+
+#[derive(Debug)]
+enum End {
+    MobileNode { view: Arc<Shared<View>>, like: Box<View> },
+    HomeAgent { table: Arc<Shared<HomeAgentTable>> },
+}
+
+/// A running engine. Its threads go on until the process ends or the device is removed.
+#[derive(Debug)]
+pub struct Engine {
+    end: End,
+    device: Arc<Device>,
+    counters: Arc<Counters>,
+    tier: Tier,
+    description: String,
+    accelerator: Mutex<Option<Box<dyn Accelerator>>>,
+}
+
+impl Engine {
+    /// Starts the end at the host of guests. Neighbour discovery is nobody's here: guests need fixed neighbour entries.
+    ///
+    /// # Errors
+    /// The error of the system calls; needs `CAP_NET_ADMIN` and `CAP_NET_RAW`.
+    pub fn mobile_node(end: MobileNodeEnd) -> io::Result<Self> {
+        let device = Arc::new(Device::tap(&end.tap)?);
+        let entries = end.table.entries();
+        let router = entries.first().map_or(home_network::config::ROUTER_LINK_LOCAL, |entry| entry.router);
+        let guests = entries.iter().map(|entry| PortGuest {
+            guest: entry.guest,
+            mac: entry.mac,
+            home_address: entry.home_address,
+            attached: true,
+        });
+        let view = View {
+            ports: vec![Arc::new(PortGuests::new(router, guests))],
+            devices: vec![Arc::clone(&device)],
+            router_macs: vec![end.router_mac],
+            table: end.table,
+        };
+        let (reports, _) = mpsc::channel(1);
+        let shared = Shared::new(view.clone());
+        let path = PacketPath {
+            socket: Arc::new(TunnelSocket::open()?),
+            view: Arc::clone(&shared),
+            counters: Arc::new(Counters::new()),
+            frames: vec![Arc::default()],
+            reports,
+        };
+        path.start_port(0, Arc::clone(&device))?;
+        path.start_tunnel()?;
+        let end = End::MobileNode { view: shared, like: Box::new(view) };
+        Ok(Self::started(end, device, path.counters, Tier::Portable))
+    }
+
+    /// Starts the end at the home agent.
+    ///
+    /// # Errors
+    /// The error of the system calls; needs `CAP_NET_ADMIN` and `CAP_NET_RAW`.
+    pub fn home_agent(end: HomeAgentEnd) -> io::Result<Self> {
+        let device = Arc::new(Device::tun(&end.tun)?);
+        let table = Shared::new(end.table);
+        let counters = Arc::new(Counters::new());
+        let path = Path {
+            tunnel: Arc::new(TunnelSocket::open()?),
+            tun: Arc::clone(&device),
+            table: Arc::clone(&table),
+            counters: Arc::clone(&counters),
+            lost: Arc::new(Notify::new()),
+        };
+        path.start()?;
+        Ok(Self::started(End::HomeAgent { table }, device, counters, Tier::Portable))
+    }
+
+    fn started(end: End, device: Arc<Device>, counters: Arc<Counters>, tier: Tier) -> Self {
+        let description = tier.to_string();
+        Self { end, device, counters, tier, description, accelerator: Mutex::new(None) }
+    }
+
+    /// Replaces the table at the host of guests; nothing happens at a home agent.
+    pub fn replace_guests(&self, table: Table) {
+        if let End::MobileNode { view, like } = &self.end {
+            self.tell_accelerator(|accelerator| accelerator.guests_changed(&table));
+            view.replace(View { table, ..View::clone(like) });
+        }
+    }
+
+    /// Replaces the table at a home agent; nothing happens at the host of guests.
+    pub fn replace_bindings(&self, bindings: HomeAgentTable) {
+        if let End::HomeAgent { table } = &self.end {
+            self.tell_accelerator(|accelerator| accelerator.bindings_changed(&bindings));
+            table.replace(bindings);
+        }
+    }
+
+    /// Hands packets to an accelerator from now on; it has been told the table already. What it leaves goes through the
+    /// threads as before.
+    pub fn accelerate(&mut self, accelerator: Box<dyn Accelerator>) {
+        (self.tier, self.description) = (Tier::Ebpf, accelerator.description());
+        *self.accelerator.lock().unwrap_or_else(PoisonError::into_inner) = Some(accelerator);
+    }
+
+    fn tell_accelerator(&self, tell: impl FnOnce(&mut dyn Accelerator)) {
+        if let Some(accelerator) = &mut *self.accelerator.lock().unwrap_or_else(PoisonError::into_inner) {
+            tell(accelerator.as_mut());
+        }
+    }
+
+    /// What an accelerator has carried so far, by home address; nothing of the threads is in it.
+    pub fn carried(&self) -> Vec<(Option<Ipv6Addr>, Carried)> {
+        let accelerator = self.accelerator.lock().unwrap_or_else(PoisonError::into_inner);
+        accelerator.as_ref().map_or_else(Vec::new, |accelerator| accelerator.carried())
+    }
+
+    /// The TAP or TUN.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What it has counted so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The tier that was chosen.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// The tier and what it does with this kernel, in words.
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+}
