@@ -82,12 +82,15 @@ fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
     if scenario.peer == Peer::Umip && job.mip6d.is_none() {
         return Verdict::Skipped("KAGEMUSHA_MIP6D is not set".into());
     }
+    if scenario.peer == Peer::Qemu && job.image.is_none() {
+        return Verdict::Skipped("it takes minutes: name it, as in `cargo lab test migration`".into());
+    }
     let attempt = || -> Outcome {
         let directory = job.directory.join(scenario.name);
         if scenario.peer == Peer::Umip {
             init::load(&["ip6_tunnel", "xfrm6_tunnel"])?;
         }
-        let mut lab = Lab::new(&directory, &job.kagemusha, job.mip6d.as_deref())?;
+        let mut lab = Lab::new(&directory, job)?;
         let result = (scenario.run)(&lab);
         let finished = lab.finish();
         result.and(finished)?;

@@ -21,6 +21,7 @@ mod failure;
 mod init;
 mod inner;
 mod job;
+mod migration;
 mod node;
 mod oracle;
 mod outer;
@@ -77,6 +78,9 @@ enum Command {
 fn main() -> ExitCode {
     if init::is_init() {
         return init::main();
+    }
+    if migration::guest::is_init() {
+        return migration::guest::main();
     }
     match Arguments::parse().command {
         Command::Demo { options } => outer::demo(&options),

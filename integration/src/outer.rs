@@ -15,6 +15,8 @@ use nix::unistd::Pid;
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::job::{COMPLETE, Job, LINE, Report, ScenarioResult, Task, Verdict};
 use crate::oracle::{Opinion, Oracle};
+use crate::migration::image;
+use crate::scenario::Peer;
 use crate::{packages, probe, scenarios, uml};
 
 /// Options of the commands that run something.
@@ -66,7 +68,7 @@ pub(crate) fn check() -> ExitCode {
 /// `cargo lab demo`.
 pub(crate) fn demo(options: &Options) -> ExitCode {
     report_failure(|| {
-        let run = match prepare(Task::Demo, options)? {
+        let run = match prepare(Task::Demo, false, options)? {
             Ok(run) => run,
             Err(code) => return Ok(code),
         };
@@ -87,7 +89,9 @@ pub(crate) fn test(filter: Option<&str>, scenarios_only: bool, options: &Options
         ensure(!chosen.is_empty(), || format!("no scenario's name contains {:?}", filter.unwrap_or_default()))?;
         let unit_tests = if scenarios_only || filter.is_some() { true } else { unit_tests()? };
         let names = chosen.iter().map(|scenario| scenario.name.to_owned()).collect();
-        let run = match prepare(Task::Scenarios(names), options)? {
+        // Its guest in QEMU makes a scenario slow: it has to be asked for.
+        let wants_guest = filter.is_some() && chosen.iter().any(|scenario| scenario.peer == Peer::Qemu);
+        let run = match prepare(Task::Scenarios(names), wants_guest, options)? {
             Ok(run) => run,
             Err(code) => return Ok(code),
         };
@@ -176,7 +180,7 @@ struct Run {
 }
 
 /// Builds, installs, decides. `Ok(Err(code))`: the user has been told what to do first.
-fn prepare(task: Task, options: &Options) -> Outcome<Result<Run, ExitCode>> {
+fn prepare(task: Task, wants_guest: bool, options: &Options) -> Outcome<Result<Run, ExitCode>> {
     let program = std::env::current_exe()?;
     let bin = program.parent().ok_or_else(|| Failure::new("the lab's program has no directory"))?;
     let target = bin.parent().unwrap_or(bin);
@@ -214,12 +218,20 @@ fn prepare(task: Task, options: &Options) -> Outcome<Result<Run, ExitCode>> {
     if on_uml && let Err(code) = packages::provide(&[packages::UML])? {
         return Ok(Err(code));
     }
+    let image = if wants_guest {
+        if let Err(code) = packages::provide(&[packages::QEMU, packages::XZ, packages::BINUTILS, packages::RADVD])? {
+            return Ok(Err(code));
+        }
+        Some(image::provide(&target.join("lab").join("guest"), &program)?)
+    } else {
+        None
+    };
     let directory = new_run_directory(&target.join("lab"))?;
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("KAGEMUSHA_") || name == "RUST_BACKTRACE")
         .collect();
-    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, environment, task };
+    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, image, environment, task };
     job.write()?;
     Ok(Ok(Run { job, program, on_uml }))
 }

@@ -22,6 +22,8 @@ mod handover;
 mod home_agent_restart;
 #[path = "../scenarios/home-neighbour-on-link/scenario.rs"]
 mod home_neighbour_on_link;
+#[path = "../scenarios/migration-qemu-precopy/scenario.rs"]
+mod migration_qemu_precopy;
 #[path = "../scenarios/mobile-node-restart/scenario.rs"]
 mod mobile_node_restart;
 #[path = "../scenarios/off-link-correspondent/scenario.rs"]
@@ -89,6 +91,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &home_agent_restart::SCENARIO,
     &mobile_node_restart::SCENARIO,
     &random_packets::SCENARIO,
+    &migration_qemu_precopy::SCENARIO,
     &umip_home_agent::SCENARIO,
     &umip_home_agent_135::SCENARIO,
     &umip_home_agent_134::SCENARIO,
