@@ -14,8 +14,8 @@ use nix::unistd::Pid;
 
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::job::{COMPLETE, Job, LINE, Report, ScenarioResult, Task, Verdict};
-use crate::oracle::{Opinion, Oracle};
 use crate::migration::image;
+use crate::oracle::{Opinion, Oracle};
 use crate::scenario::Peer;
 use crate::{packages, probe, scenarios, uml};
 

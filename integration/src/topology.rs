@@ -232,6 +232,11 @@ impl Topology {
         self.wires.ip(&format!("link set {port} down\nlink set {port} master {link}\nlink set {port} up"))
     }
 
+    /// Lets the node see the carrier of `interface` go or come.
+    pub(crate) fn set_carrier(&self, node: &Node, interface: &str, carrier: bool) -> Outcome {
+        self.wires.ip(&format!("link set {} {}", port(node, interface), if carrier { "up" } else { "down" }))
+    }
+
     /// Pulls the cable of `interface` of one node out of a link and plugs that of another in. Tells when, since the epoch: the link had neither
     /// for as long as the kernel needs for two requests.
     pub(crate) fn replace(&self, from: &Node, to: &Node, interface: &str, link: Link) -> Outcome<Duration> {

@@ -92,13 +92,17 @@ fn stream(mut connection: TcpStream, stop: &AtomicBool) -> io::Result<()> {
     connection.set_nonblocking(false)?;
     let mut pause = [0];
     connection.read_exact(&mut pause)?;
-    let pause = Duration::from_millis(u64::from(pause[0]));
+    // A read that times out is the pause; one that returns is the client's good-bye.
+    connection.set_read_timeout(Some(Duration::from_millis(u64::from(pause[0].max(1)))))?;
     let mut offset = 0;
     while !stop.load(Ordering::Relaxed) {
         let block: Vec<u8> = (0..BLOCK as u64).map(|place| pattern(offset + place)).collect();
         connection.write_all(&block)?;
         offset += BLOCK as u64;
-        std::thread::sleep(pause);
+        match connection.read(&mut [0]) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            _ => break,
+        }
     }
     Ok(())
 }
@@ -153,9 +157,11 @@ fn configure(address: &str) -> Outcome {
     ] {
         fs::write(format!("/proc/sys/net/ipv6/conf/eth0/{key}"), value)?;
     }
-    for arguments in
-        [&["link", "set", "lo", "up"][..], &["link", "set", "eth0", "up"], &["-6", "addr", "add", address, "dev", "eth0"]]
-    {
+    for arguments in [
+        &["link", "set", "lo", "up"][..],
+        &["link", "set", "eth0", "up"],
+        &["-6", "addr", "add", address, "dev", "eth0"],
+    ] {
         busybox(&[&["ip"], arguments].concat())?;
     }
     Ok(())

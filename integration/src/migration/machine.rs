@@ -149,6 +149,14 @@ impl<'lab> Machine<'lab> {
         })
     }
 
+    /// As [`end`](Self::end), for a process that may have ended by itself because its migration was given up.
+    pub(crate) fn end_anyhow(mut self) -> Outcome {
+        // It may have ended already.
+        let _ = self.qmp.command("quit", json!({}));
+        self.process.wait(Duration::from_secs(30))?;
+        self.node.ip(&format!("link del {TAP}"))
+    }
+
     /// Ends the process and takes its network card away.
     pub(crate) fn end(mut self) -> Outcome {
         self.qmp.command("quit", json!({}))?;
@@ -228,8 +236,10 @@ impl Serial {
         let mut last = String::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let line =
-                self.lines.recv_timeout(left).during(|| format!("the guest has not said {wanted:?}; last: {last:?}"))?;
+            let line = self
+                .lines
+                .recv_timeout(left)
+                .during(|| format!("the guest has not said {wanted:?}; last: {last:?}"))?;
             if line.contains(wanted) {
                 return Ok(());
             }

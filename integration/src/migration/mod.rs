@@ -9,6 +9,7 @@
 //!  policy ── the policies of all hosts, for any number of guests
 //! ```
 
+pub(crate) mod chart;
 pub(crate) mod guest;
 pub(crate) mod image;
 pub(crate) mod journey;
@@ -16,5 +17,6 @@ pub(crate) mod machine;
 pub(crate) mod policy;
 pub(crate) mod qmp;
 pub(crate) mod sites;
+pub(crate) mod stage;
 pub(crate) mod traffic;
 pub(crate) mod world;

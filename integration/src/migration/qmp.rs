@@ -36,7 +36,8 @@ impl Qmp {
         let (event, events) = mpsc::channel();
         std::thread::Builder::new().name("qmp".into()).spawn(move || {
             for line in BufReader::new(stream).lines() {
-                let Ok(value) = line.map_err(|_| ()).and_then(|line| serde_json::from_str::<Value>(&line).map_err(|_| ()))
+                let Ok(value) =
+                    line.map_err(|_| ()).and_then(|line| serde_json::from_str::<Value>(&line).map_err(|_| ()))
                 else {
                     return;
                 };
@@ -130,7 +131,9 @@ mod tests {
             assert_eq!(hear(), "qmp_capabilities");
             say(r#"{"return": {}}"#);
             assert_eq!(hear(), "migrate");
-            say(r#"{"event": "MIGRATION", "data": {"status": "setup"}, "timestamp": {"seconds": 5, "microseconds": 250000}}"#);
+            say(
+                r#"{"event": "MIGRATION", "data": {"status": "setup"}, "timestamp": {"seconds": 5, "microseconds": 250000}}"#,
+            );
             say(r#"{"return": {"a": 1}}"#);
             assert_eq!(hear(), "nonsense");
             say(r#"{"error": {"class": "CommandNotFound", "desc": "no"}}"#);

@@ -4,7 +4,7 @@
 //! wrong octet is a failure; how long it stood still is measured.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv6Addr, SocketAddrV6, TcpStream};
+use std::net::{Ipv6Addr, Shutdown, SocketAddrV6, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -58,7 +58,8 @@ pub(crate) struct Carried {
 
 fn connect(guest: Ipv6Addr, port: u16) -> Outcome<TcpStream> {
     let address = SocketAddrV6::new(guest, port, 0, 0).into();
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).during(|| format!("connecting to {guest} port {port}"))?;
+    let stream =
+        TcpStream::connect_timeout(&address, PATIENCE).during(|| format!("connecting to {guest} port {port}"))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_millis(50)))?;
     Ok(stream)
@@ -88,16 +89,28 @@ fn transfer(mut stream: TcpStream, stop: &AtomicBool) -> Outcome<Carried> {
     let mut carried = Carried::default();
     let mut buffer = vec![0; 1 << 16];
     let mut last = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
+    let mut leaving = false;
+    loop {
+        if stop.load(Ordering::Relaxed) && !leaving {
+            carried.longest_stop = carried.longest_stop.max(last.elapsed());
+            // A good-bye, so that a reset on the wire is always a fault.
+            stream.shutdown(Shutdown::Write)?;
+            leaving = true;
+        }
         match stream.read(&mut buffer) {
-            Ok(0) => return Err(Failure::new(format!("the guest closed the connection after {} octets", carried.octets))),
+            Ok(0) if leaving => return Ok(carried),
+            Ok(0) => {
+                return Err(Failure::new(format!("the guest closed the connection after {} octets", carried.octets)));
+            }
             Ok(length) => {
                 let right = |(at, octet): (u64, &u8)| *octet == pattern(carried.octets + at);
                 ensure((0..).zip(buffer.iter().take(length)).all(right), || {
                     format!("a wrong octet after {}", carried.octets)
                 })?;
                 carried.octets += length as u64;
-                carried.longest_stop = carried.longest_stop.max(last.elapsed());
+                if !leaving {
+                    carried.longest_stop = carried.longest_stop.max(last.elapsed());
+                }
                 last = Instant::now();
             }
             Err(error) if is_pause(&error) => ensure(last.elapsed() < PATIENCE, || {
@@ -106,8 +119,6 @@ fn transfer(mut stream: TcpStream, stop: &AtomicBool) -> Outcome<Carried> {
             Err(error) => return Err(error).during(|| format!("after {} octets", carried.octets)),
         }
     }
-    carried.longest_stop = carried.longest_stop.max(last.elapsed());
-    Ok(carried)
 }
 
 /// Somebody at a terminal: an octet every tenth of a second, each awaited.
@@ -152,13 +163,15 @@ fn terminal(mut stream: TcpStream, stop: &AtomicBool) -> Outcome<Carried> {
 /// One echo request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Probe {
+    /// Which of the guests asked for it was for, by its place in their order.
+    pub(crate) guest: usize,
     /// When it was sent, since the epoch.
     pub(crate) sent: Duration,
     /// How long the reply took; `None`: lost.
     pub(crate) round_trip: Option<Duration>,
 }
 
-/// Echo requests at a steady rate.
+/// Echo requests at a steady rate, to one guest or to several in turn.
 pub(crate) struct Pinger {
     probes: Arc<Mutex<Vec<Probe>>>,
     sender: Activity<()>,
@@ -166,7 +179,7 @@ pub(crate) struct Pinger {
 }
 
 impl Pinger {
-    pub(crate) fn start(node: &Node, guest: Ipv6Addr, interval: Duration) -> Outcome<Self> {
+    pub(crate) fn start(node: &Node, guests: &[Ipv6Addr], interval: Duration) -> Outcome<Self> {
         // Tells our replies from those of other programs.
         static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0x4b00);
         let identifier = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -176,7 +189,9 @@ impl Pinger {
         let replies = socket.try_clone()?;
         let probes = Arc::new(Mutex::new(Vec::new()));
         let (sent, received) = (Arc::clone(&probes), Arc::clone(&probes));
-        let sender = Activity::start(node, "ping", move |stop| send(&socket, guest, identifier, interval, &sent, stop))?;
+        let guests = guests.to_owned();
+        let sender =
+            Activity::start(node, "ping", move |stop| send(&socket, &guests, identifier, interval, &sent, stop))?;
         let receiver =
             Activity::start(node, "ping replies", move |stop| receive(&replies, identifier, &received, stop))?;
         Ok(Self { probes, sender, receiver })
@@ -199,23 +214,29 @@ impl Pinger {
 
 fn send(
     socket: &Socket,
-    guest: Ipv6Addr,
+    guests: &[Ipv6Addr],
     identifier: u16,
     interval: Duration,
     probes: &Mutex<Vec<Probe>>,
     stop: &AtomicBool,
 ) -> Outcome<()> {
     let mut next = Instant::now();
+    let mut targets = guests.iter().enumerate().cycle();
     let mut number = 0_u32;
     while !stop.load(Ordering::Relaxed) {
+        let Some((place, guest)) = targets.next() else { break };
         let mut message = vec![128, 0, 0, 0];
         message.extend(identifier.to_be_bytes());
         message.extend([0, 0]);
         message.extend(number.to_be_bytes());
-        probes.lock().unwrap_or_else(PoisonError::into_inner).push(Probe { sent: now(), round_trip: None });
+        probes.lock().unwrap_or_else(PoisonError::into_inner).push(Probe {
+            guest: place,
+            sent: now(),
+            round_trip: None,
+        });
         number += 1;
         // What cannot be sent is lost like any other.
-        let _ = socket.send_to(&message, &SocketAddrV6::new(guest, 0, 0, 0).into());
+        let _ = socket.send_to(&message, &SocketAddrV6::new(*guest, 0, 0, 0).into());
         next += interval;
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
         // After a hold-up of the whole lab it does not catch up in a burst.
@@ -232,7 +253,9 @@ fn receive(socket: &Socket, identifier: u16, probes: &Mutex<Vec<Probe>>, stop: &
         let _ = poll(&mut ready, PollTimeout::from(50_u8));
         while let Ok(length) = socket_reader.read(&mut buffer) {
             let arrival = now();
-            let [129, _, _, _, high, low, _, _, a, b, c, d, ..] = buffer.get(..length).unwrap_or_default() else { continue };
+            let [129, _, _, _, high, low, _, _, a, b, c, d, ..] = buffer.get(..length).unwrap_or_default() else {
+                continue;
+            };
             if u16::from_be_bytes([*high, *low]) != identifier {
                 continue;
             }
@@ -274,6 +297,7 @@ mod tests {
         let at = Duration::from_millis;
         let probes: Vec<Probe> = (0..100)
             .map(|number| Probe {
+                guest: 0,
                 sent: at(number * 10),
                 round_trip: (!(20..25).contains(&number) && number != 50 && number < 98).then_some(at(1)),
             })

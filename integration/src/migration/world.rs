@@ -47,8 +47,10 @@ fn routers(neighbours: &str) -> Vec<String> {
 
 /// The lines that differ, for a failure.
 pub(crate) fn difference(before: &str, after: &str) -> String {
-    let gone = before.lines().filter(|line| !after.lines().any(|other| other == *line)).map(|line| format!("\n  - {line}"));
-    let new = after.lines().filter(|line| !before.lines().any(|other| other == *line)).map(|line| format!("\n  + {line}"));
+    let gone =
+        before.lines().filter(|line| !after.lines().any(|other| other == *line)).map(|line| format!("\n  - {line}"));
+    let new =
+        after.lines().filter(|line| !before.lines().any(|other| other == *line)).map(|line| format!("\n  + {line}"));
     gone.chain(new).collect()
 }
 
@@ -58,7 +60,8 @@ mod tests {
 
     #[test]
     fn a_routers_reachability_is_no_change_but_its_address_is() {
-        let stale = routers("fe80::1 lladdr 02:4b:47:4d:53:01 router STALE\n2001:db8::2 lladdr 02:00:00:00:00:02 REACHABLE");
+        let stale =
+            routers("fe80::1 lladdr 02:4b:47:4d:53:01 router STALE\n2001:db8::2 lladdr 02:00:00:00:00:02 REACHABLE");
         let reachable = routers("fe80::1 lladdr 02:4b:47:4d:53:01 router REACHABLE");
         assert_eq!(stale, reachable);
         assert_ne!(stale, routers("fe80::1 lladdr 02:4b:47:4d:53:02 router REACHABLE"));
