@@ -34,6 +34,10 @@ pub(crate) struct Job {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Task {
     Demo,
+    /// `cargo lab demo migration`.
+    DemoMigration,
+    /// `cargo lab bench migration` with so many moves of each kind.
+    BenchMigration(usize),
     /// Names of scenarios, in order.
     Scenarios(Vec<String>),
 }

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod capture;
 mod craft;
 mod demo;
@@ -50,6 +51,8 @@ struct Arguments {
 enum Command {
     /// Show the main job: a guest on a foreign host, reached at its home address, without and with IPsec.
     Demo {
+        /// Show something else instead.
+        what: Option<outer::Show>,
         #[command(flatten)]
         options: outer::Options,
     },
@@ -67,6 +70,11 @@ enum Command {
     List,
     /// Tell whether the running kernel would do, without User-Mode Linux.
     Check,
+    /// Measure.
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
     /// The inner side; started by the outer one.
     #[command(hide = true)]
     Inner {
@@ -83,10 +91,11 @@ fn main() -> ExitCode {
         return migration::guest::main();
     }
     match Arguments::parse().command {
-        Command::Demo { options } => outer::demo(&options),
+        Command::Demo { what, options } => outer::demo(what, &options),
         Command::Test { filter, scenarios_only, options } => outer::test(filter.as_deref(), scenarios_only, &options),
         Command::List => outer::list(),
         Command::Check => outer::check(),
+        Command::Bench { what } => bench::main(what),
         Command::Inner { directory } => inner::main(&directory),
     }
 }

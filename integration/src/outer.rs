@@ -65,10 +65,26 @@ pub(crate) fn check() -> ExitCode {
     })
 }
 
+/// What `cargo lab demo` can show besides the main job.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Show {
+    /// A guest that moves between sites: its round-trip time and losses over time.
+    Migration,
+}
+
 /// `cargo lab demo`.
-pub(crate) fn demo(options: &Options) -> ExitCode {
+pub(crate) fn demo(what: Option<Show>, options: &Options) -> ExitCode {
+    run_and_report(if what == Some(Show::Migration) { Task::DemoMigration } else { Task::Demo }, options)
+}
+
+/// `cargo lab bench migration`.
+pub(crate) fn bench_migration(moves: usize, options: &Options) -> ExitCode {
+    run_and_report(Task::BenchMigration(moves), options)
+}
+
+fn run_and_report(task: Task, options: &Options) -> ExitCode {
     report_failure(|| {
-        let run = match prepare(Task::Demo, false, options)? {
+        let run = match prepare(task, false, options)? {
             Ok(run) => run,
             Err(code) => return Ok(code),
         };
@@ -171,6 +187,10 @@ fn unit_tests() -> Outcome<bool> {
     Ok(cargo().args(arguments).status().during(|| "cargo".into())?.success())
 }
 
+/// What every run needs.
+const BASE: [packages::Need; 5] =
+    [packages::IPROUTE2, packages::PING, packages::TSHARK, packages::KMOD, packages::RADVD];
+
 /// A run that is ready to go.
 struct Run {
     job: Job,
@@ -188,7 +208,7 @@ fn prepare(task: Task, wants_guest: bool, options: &Options) -> Outcome<Result<R
         format!("{}: the lab empties /run, /var/lib and /dev for its nodes; build somewhere else", target.display())
     })?;
     build(bin)?;
-    if let Err(code) = packages::provide(&[packages::IPROUTE2, packages::PING, packages::TSHARK, packages::KMOD])? {
+    if let Err(code) = packages::provide(&BASE)? {
         return Ok(Err(code));
     }
     let mip6d = std::env::var_os("KAGEMUSHA_MIP6D").filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -196,9 +216,6 @@ fn prepare(task: Task, wants_guest: bool, options: &Options) -> Outcome<Result<R
         mip6d.map(|path| path.canonicalize().during(|| format!("KAGEMUSHA_MIP6D: {}", path.display()))).transpose()?;
     if let Some(path) = &mip6d {
         ensure(path.is_file(), || format!("KAGEMUSHA_MIP6D: {} is no file", path.display()))?;
-        if let Err(code) = packages::provide(&[packages::RADVD])? {
-            return Ok(Err(code));
-        }
     }
     let on_uml = match options.kernel {
         Kernel::Uml => true,
@@ -219,7 +236,7 @@ fn prepare(task: Task, wants_guest: bool, options: &Options) -> Outcome<Result<R
         return Ok(Err(code));
     }
     let image = if wants_guest {
-        if let Err(code) = packages::provide(&[packages::QEMU, packages::XZ, packages::BINUTILS, packages::RADVD])? {
+        if let Err(code) = packages::provide(&[packages::QEMU, packages::XZ, packages::BINUTILS])? {
             return Ok(Err(code));
         }
         Some(image::provide(&target.join("lab").join("guest"), &program)?)

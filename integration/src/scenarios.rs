@@ -26,6 +26,8 @@ mod home_neighbour_on_link;
 mod migration_cancelled;
 #[path = "../scenarios/migration-duplicate-mac/scenario.rs"]
 mod migration_duplicate_mac;
+#[path = "../scenarios/migration-fifty/scenario.rs"]
+mod migration_fifty;
 #[path = "../scenarios/migration-guest-reboots/scenario.rs"]
 mod migration_guest_reboots;
 #[path = "../scenarios/migration-home-agent-restarts/scenario.rs"]
@@ -42,6 +44,8 @@ mod migration_qemu_precopy;
 mod migration_renumbered;
 #[path = "../scenarios/migration-source-partitioned/scenario.rs"]
 mod migration_source_partitioned;
+#[path = "../scenarios/migration-source-partitioned-umip/scenario.rs"]
+mod migration_source_partitioned_umip;
 #[path = "../scenarios/migration-target-crashes/scenario.rs"]
 mod migration_target_crashes;
 #[path = "../scenarios/migration-updates-lost/scenario.rs"]
@@ -117,12 +121,14 @@ pub(crate) const ALL: &[&Scenario] = &[
     &migration_cancelled::SCENARIO,
     &migration_target_crashes::SCENARIO,
     &migration_source_partitioned::SCENARIO,
+    &migration_source_partitioned_umip::SCENARIO,
     &migration_updates_lost::SCENARIO,
     &migration_link_flaps::SCENARIO,
     &migration_renumbered::SCENARIO,
     &migration_guest_reboots::SCENARIO,
     &migration_duplicate_mac::SCENARIO,
     &migration_home_agent_restarts::SCENARIO,
+    &migration_fifty::SCENARIO,
     &migration_qemu_precopy::SCENARIO,
     &migration_qemu_postcopy::SCENARIO,
     &umip_home_agent::SCENARIO,

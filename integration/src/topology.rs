@@ -218,12 +218,23 @@ impl Topology {
 
     /// Plugs the cable of `interface` into another link, without the node noticing.
     pub(crate) fn plug(&self, node: &Node, interface: &str, link: Link) -> Outcome {
-        self.wires.ip(&format!("link set {} master {link}", port(node, interface)))
+        self.set_master(node, interface, Some(link))
     }
 
     /// Pulls the cable of `interface` out of its link, without the node noticing.
     pub(crate) fn unplug(&self, node: &Node, interface: &str) -> Outcome {
-        self.wires.ip(&format!("link set {} nomaster", port(node, interface)))
+        self.set_master(node, interface, None)
+    }
+
+    fn set_master(&self, node: &Node, interface: &str, link: Option<Link>) -> Outcome {
+        let port = port(node, interface);
+        let at = || format!("plugging {} {interface}", node.name());
+        self.wires
+            .run(move || {
+                let bridge = link.map_or(Ok(0), sys::interface_index)?;
+                sys::set_master(sys::interface_index(&port)?, bridge)
+            })?
+            .during(at)
     }
 
     /// Plugs the cable of `interface` into another link; the node sees its carrier go and come back.

@@ -10,6 +10,8 @@
 //! ```
 
 pub(crate) mod chart;
+pub(crate) mod crowd;
+pub(crate) mod demo;
 pub(crate) mod guest;
 pub(crate) mod image;
 pub(crate) mod journey;
