@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 success, 1 failure while running (of `check`: something is missing), 2 the command line or a file is wrong and nothing was changed.
 
+mod control;
 pub mod policy;
 
 use std::path::PathBuf;
@@ -9,7 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::daemon::{self, EXIT_BAD_INPUT, config::Config};
+use crate::daemon::control_socket::protocol::Request;
+use crate::daemon::{self, EXIT_BAD_INPUT, config::Config, source::Source};
 
 /// Mobile IPv6 on the host, for virtual machines that move.
 ///
@@ -44,6 +46,21 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         ipsec: Option<PathBuf>,
     },
+    /// Show guests, bindings, security associations and counters of the running daemon
+    Status(control::Shown),
+    /// Show what happens, live
+    Watch(control::Shown),
+    /// Have the running daemon read its policy file again, like SIGHUP: all of it is taken, or nothing
+    Reload(control::Daemon),
+    /// Speak for a guest from now on, whoever did so before
+    Attach(control::OneGuest),
+    /// Stop speaking for a guest, without de-registration: its binding is left to its next host
+    Detach(control::OneGuest),
+    /// Have everything in place for a guest that is expected, silently
+    Prepare(control::OneGuest),
+    /// Hand sequence numbers of security associations to the next host
+    #[command(subcommand)]
+    Sa(control::SaCommand),
     /// Work with policy files
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -64,6 +81,13 @@ pub fn main() -> ExitCode {
         None => run(arguments.run, daemon::Role::MobileNode),
         Some(Command::HomeAgent(run_arguments)) => run(run_arguments, daemon::Role::HomeAgent),
         Some(Command::Check { ipsec }) => daemon::check::run(ipsec.as_deref()),
+        Some(Command::Status(shown)) => control::status(&shown),
+        Some(Command::Watch(shown)) => control::watch(&shown),
+        Some(Command::Reload(daemon)) => control::command(&daemon, &Request::Reload),
+        Some(Command::Attach(one)) => control::attach(one),
+        Some(Command::Detach(one)) => control::detach(one),
+        Some(Command::Prepare(one)) => control::prepare(one),
+        Some(Command::Sa(command)) => command.run(),
         Some(Command::Policy(command)) => command.run(),
     }
 }
@@ -83,7 +107,7 @@ fn run(arguments: RunArguments, role: daemon::Role) -> ExitCode {
         Ok(policy) => policy,
         Err(error) => return policy::tell_policy_error(&error),
     };
-    daemon::start(role, policy, &config)
+    daemon::start(policy, Source { role, policy: ipsec, config: arguments.config, settings: config })
 }
 
 fn bad_input(message: &str) -> ExitCode {

@@ -42,6 +42,8 @@ pub enum LogFormat {
 pub struct Config {
     /// Where sequence numbers are kept across restarts. Default `/var/lib/kagemusha`.
     pub state_directory: PathBuf,
+    /// Where the control socket is. Default `/run/kagemusha`.
+    pub runtime_directory: PathBuf,
     /// What is logged, in the syntax of `tracing-subscriber`'s filters. Default `info`; the environment variable `KAGEMUSHA_LOG` overrides it.
     pub log: String,
     /// `text` or `json`.
@@ -50,7 +52,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { state_directory: "/var/lib/kagemusha".into(), log: "info".to_owned(), log_format: LogFormat::Text }
+        Self {
+            state_directory: "/var/lib/kagemusha".into(),
+            runtime_directory: "/run/kagemusha".into(),
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+        }
     }
 }
 

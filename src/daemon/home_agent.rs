@@ -1,5 +1,6 @@
 //! The event loop of the home-agent role: signaling under ESP, neighbour discovery for the guests on the home link, and the tunnel.
 
+mod changes;
 mod path;
 
 use std::collections::BTreeMap;
@@ -11,22 +12,26 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use super::control_socket::ControlSocket;
+use super::herald::Herald;
 use super::kernel::Kernel;
+use super::mobile_node::Start;
 use super::mobility_socket::MobilitySocket;
 use super::netlink::monitor::Monitor;
 use super::pace::{self, Drained};
 use super::packet_socket::{Filter, PacketSocket};
 use super::ports::{self, EthernetLink};
 use super::raw_socket::ReceiveBuffer;
-use super::sequences::Ledger;
+use super::roster::Roster;
 use super::shared::Shared;
 use super::signals::{Signal, Signals};
+use super::source::Source;
 use super::tap::{self, Device};
 use super::tunnel_socket::TunnelSocket;
 use super::{Error, clock, sys};
 use crate::kernel_state::{Bindings, HOME_AGENT_TUNNEL_LINK};
-use crate::policy::{GuestPolicy, Policy};
-use crate::signaling::home_agent::{Config, Event, HomeAgent, Output, Received};
+use crate::policy::Policy;
+use crate::signaling::home_agent::{HomeAgent, Output, Received};
 use crate::tunnel::{Counters, HomeAgentEntry, HomeAgentTable, inner_mtu};
 use crate::vocabulary::{Generation, GuestId};
 use crate::wire::ipv6;
@@ -47,15 +52,18 @@ struct HomeLink {
     watch: AsyncFd<OwnedFd>,
     link: EthernetLink,
     /// Hold the multicast memberships for the home addresses' solicited-node groups.
-    _groups: Vec<Socket>,
+    groups: Vec<Socket>,
 }
 
 struct Runner<'a> {
-    policy: Policy,
+    roster: Roster,
+    source: Source,
     engine: HomeAgent,
     kernel: &'a mut Kernel,
     socket: MobilitySocket,
     home_link: HomeLink,
+    herald: Herald,
+    started: Instant,
     bindings: Bindings,
     carriers: BTreeMap<GuestId, std::net::Ipv6Addr>,
     asked: Vec<(GuestId, Generation)>,
@@ -69,52 +77,57 @@ struct Runner<'a> {
 ///
 /// # Errors
 /// When it cannot start or go on, after everything was taken down; or when that did not work.
-pub async fn run(policy: Policy, ledger: Ledger) -> Result<(), Error> {
+pub(super) async fn run(start: Start) -> Result<(), Error> {
     super::require_forwarding()?;
     // From here on a signal is an event, and what was begun is taken down in good order.
     let mut signals = Signals::new().map_err(|source| Error::socket("signal handlers", source))?;
-    let mut kernel = Kernel::open(&policy, ledger).await?;
-    let result = start_and_serve(policy, &mut kernel, &mut signals).await;
+    let Start { policy, ledger, source, control } = start;
+    let roster = Roster::new(policy);
+    let mut kernel = Kernel::open(&roster, ledger).await?;
+    let result = start_and_serve((roster, source, control), &mut kernel, &mut signals).await;
     let left = kernel.leave().await;
     tracing::info!("left");
     result.and(if left { Ok(()) } else { Err(Error::LeftBehind) })
 }
 
-async fn start_and_serve(policy: Policy, kernel: &mut Kernel, signals: &mut Signals) -> Result<(), Error> {
-    let handle = kernel.reconciler().route().handle().clone();
-    let home_link = HomeLink::open(&handle, &policy).await?;
+async fn start_and_serve(
+    (roster, source, control): (Roster, Source, Option<ControlSocket>),
+    kernel: &mut Kernel,
+    signals: &mut Signals,
+) -> Result<(), Error> {
+    let handle = kernel.route().handle().clone();
+    let home_link = HomeLink::open(&handle, roster.policy()).await?;
     let link = home_link.link;
     let tun = Arc::new(Device::tun(HOME_AGENT_TUNNEL_LINK).map_err(|source| Error::socket("the TUN", source))?);
     tap::no_link_local(tun.name()).map_err(|source| Error::socket("the TUN", source))?;
     ports::bring_up(&handle, tun.name(), inner_mtu(link.mtu as usize) as u32).await?;
     let socket = MobilitySocket::open().map_err(|source| Error::socket("a raw socket for mobility headers", source))?;
     let tunnel = TunnelSocket::open().map_err(|source| Error::socket("a raw socket for IPv6 in IPv6", source))?;
-    let engine = HomeAgent::new(Config {
-        address: policy.home_agent.address,
-        home_link: policy.home_agent.home_link,
-        link_layer_address: link.mac,
-        maximum_lifetime: policy.home_agent.maximum_lifetime,
-        detect_duplicates: policy.home_agent.detect_duplicates,
-        maximum_bindings: policy.guests.len(),
-        guests: policy.guests.iter().enumerate().map(|(i, guest)| (GuestId(i), guest.home_address)).collect(),
-    });
+    let mut engine = HomeAgent::new(changes::engine_config(roster.policy(), link.mac));
+    for (id, guest) in roster.guests() {
+        engine.add_guest(id, guest.home_address, kernel.ledger().known_binding_sequence(guest.home_address));
+    }
     let mut runner = Runner {
         engine,
         kernel,
         socket,
         home_link,
+        herald: Herald::new(control),
+        started: clock::now(),
         bindings: Bindings::default(),
         carriers: BTreeMap::new(),
         asked: Vec::new(),
-        table: Shared::new(HomeAgentTable::new(policy.home_agent.address, link.mtu as usize, [])),
+        table: Shared::new(HomeAgentTable::new(roster.policy().home_agent.address, link.mtu as usize, [])),
         counters: Arc::new(Counters::new()),
         lost: Arc::new(Notify::new()),
         next_scan: clock::now() + SCAN_INTERVAL,
-        policy,
+        roster,
+        source,
     };
     let (table, counters, lost) = (runner.table.clone(), runner.counters.clone(), runner.lost.clone());
     let path = Path { tunnel: Arc::new(tunnel), tun, table, counters, lost };
     path.start().map_err(|source| Error::socket("a thread", source))?;
+    runner.publish();
     // The policies that let binding updates in.
     runner.reconcile(clock::now()).await;
     let result = match signals.leave_asked().await {
@@ -132,7 +145,7 @@ impl HomeLink {
         let failed = |source| Error::socket("a packet socket on the home link", source);
         let socket = PacketSocket::open(link.index, Filter::NeighborDiscovery).map_err(failed)?;
         let watch = sys::watch(socket.as_fd()).map_err(failed)?;
-        Ok(Self { socket, watch, link, _groups: join_groups(policy, link.index)? })
+        Ok(Self { socket, watch, link, groups: join_groups(policy, link.index)? })
     }
 }
 
@@ -170,7 +183,13 @@ impl Runner<'_> {
                 signal = signals.next() => match signal {
                     Signal::Leave => return Ok(()),
                     Signal::Report => self.report(),
+                    Signal::Reload => drop(self.reload(clock::now()).await),
                 },
+                asked = self.herald.asked() => {
+                    let reply = self.answer(asked.request, clock::now()).await;
+                    // A client that has gone needs no answer.
+                    let _ = asked.reply.send(reply);
+                }
                 ready = mobility.readable() => {
                     let mut guard = ready.map_err(event_loop)?;
                     if self.receive_signaling(&mut buffer, clock::now()) == Drained::Empty {
@@ -199,8 +218,8 @@ impl Runner<'_> {
     /// Looks at everything that others may have changed.
     async fn scan(&mut self, now: Instant) {
         self.next_scan = now + SCAN_INTERVAL;
-        let handle = self.kernel.reconciler().route().handle().clone();
-        let interface = self.policy.home_agent.interface.as_deref().unwrap_or_default();
+        let handle = self.kernel.route().handle().clone();
+        let interface = self.roster.policy().home_agent.interface.as_deref().unwrap_or_default();
         match ports::ethernet_link(&handle, interface).await {
             Ok(link) if link.index == self.home_link.link.index => {
                 if link.mtu != self.home_link.link.mtu {
@@ -212,7 +231,7 @@ impl Runner<'_> {
                     }
                 }
             }
-            Ok(_) => match HomeLink::open(&handle, &self.policy).await {
+            Ok(_) => match HomeLink::open(&handle, self.roster.policy()).await {
                 Ok(home_link) => {
                     tracing::info!(interface, "the interface of the home link was made anew");
                     self.home_link = home_link;
@@ -255,8 +274,18 @@ impl Runner<'_> {
                 };
                 self.asked.push((guest, generation));
             }
-            Output::Transmit { after: _, home_address, via_care_of, message } => {
-                let source = self.policy.home_agent.address;
+            Output::Transmit { after: _, home_address, accepted, via_care_of, message } => {
+                // Known before it is told, so that no restart accepts it again.
+                let ledger = self.kernel.ledger();
+                let kept = ledger.spend(home_address);
+                let kept = kept.and_then(|()| {
+                    accepted.map_or(Ok(()), |sequence| ledger.keep_accepted_sequence(home_address, sequence))
+                });
+                if let Err(error) = kept {
+                    tracing::error!(%home_address, "binding acknowledgement not sent: {error}");
+                    return;
+                }
+                let source = self.roster.policy().home_agent.address;
                 let sent = match via_care_of {
                     Some(care_of) => self.socket.send_via(source, home_address, care_of, &message),
                     None => self.socket.send(source, home_address, &message),
@@ -278,7 +307,7 @@ impl Runner<'_> {
                 self.publish();
             }
             Output::Event { guest, event } => {
-                tell(&self.policy, guest, &event);
+                self.tell(guest, &event);
             }
         }
     }
@@ -296,18 +325,21 @@ impl Runner<'_> {
         if !secured.complete {
             self.scan_within(RETRY_INTERVAL, now);
         }
+        for step in secured.repaired {
+            self.herald.warn(None, "repaired", &format!("changed by others, put right: {step}"));
+        }
     }
 
     fn publish(&self) {
         let mtu = inner_mtu(self.home_link.link.mtu as usize);
-        let entries = self.policy.guests.iter().enumerate().map(|(index, guest)| HomeAgentEntry {
-            guest: GuestId(index),
+        let entries = self.roster.guests().map(|(id, guest)| HomeAgentEntry {
+            guest: id,
             home_address: guest.home_address,
-            care_of: self.carriers.get(&GuestId(index)).copied(),
+            care_of: self.carriers.get(&id).copied(),
             mtu,
         });
         self.table.replace(HomeAgentTable::new(
-            self.policy.home_agent.address,
+            self.roster.policy().home_agent.address,
             self.home_link.link.mtu as usize,
             entries,
         ));
@@ -338,15 +370,4 @@ fn receive_neighbours(socket: &PacketSocket, engine: &mut HomeAgent, now: Instan
         }
         Ok(())
     })
-}
-
-/// An event in the words of people, with the guest's name and home address.
-fn tell(policy: &Policy, guest: GuestId, event: &Event) {
-    let Some(GuestPolicy { name: guest, home_address, .. }) = policy.guests.get(guest.0) else { return };
-    let text = event.describe();
-    match event {
-        Event::Discarded(_) => tracing::debug!(guest, %home_address, "{text}"),
-        _ if event.is_trouble() => tracing::warn!(guest, %home_address, "{text}"),
-        _ => tracing::info!(guest, %home_address, "{text}"),
-    }
 }

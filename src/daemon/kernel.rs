@@ -1,31 +1,56 @@
 //! The kernel's state as the event loops use it: reconciled, with sequence numbers that go on, and taken down in good order.
+//!
+//! A restart adopts what the kernel has: the bindings that an earlier run has left are read from it and compiled again, so that what is right
+//! stays untouched, and what is not is put right, before anything can be sent.
 
-use super::reconcile::{Failure, Reconciler};
+use std::collections::BTreeMap;
+
+use super::netlink::xfrm;
+use super::reconcile::{self, Failure, Reconciler};
+use super::roster::Roster;
 use super::sequences::Ledger;
-use super::{Error, tunnel6_loaded};
+use super::{Error, clock, floor, tunnel6_loaded};
+use crate::ipsec::{AssociationKey, ReplayState};
 use crate::kernel_state::{self, Bindings, Configuration, KernelState, Site};
-use crate::policy::Policy;
+use crate::policy::Role;
 use crate::vocabulary::{Generation, GuestId};
 
 /// The kernel's state of one role.
 #[derive(Debug)]
 pub struct Kernel {
     configuration: Configuration,
+    /// The id of each guest of `configuration`.
+    ids: Vec<GuestId>,
     reconciler: Reconciler,
     ledger: Ledger,
+    adopted: Bindings,
+    /// Whether objects of guests that are gone still count as ours.
+    recognises_more: bool,
     /// Whether the state for bindings was made before: what is missing then, somebody else has taken.
     in_force: bool,
+    repairs: u64,
+    generation: Generation,
 }
 
 impl Kernel {
-    /// Puts the failsafe and the SAs into force, before anything can be sent.
+    /// Puts the failsafe and the SAs into force, before anything can be sent, and goes on with what an earlier run has left.
     ///
     /// # Errors
     /// The kernel refuses, or the store does; nothing of ours stays in force then.
-    pub async fn open(policy: &Policy, ledger: Ledger) -> Result<Self, Error> {
-        let configuration = Configuration::from(policy);
+    pub async fn open(roster: &Roster, ledger: Ledger) -> Result<Self, Error> {
+        let configuration = Configuration::from(roster.policy());
         let reconciler = Reconciler::new(configuration.clone())?;
-        let mut kernel = Self { configuration, reconciler, ledger, in_force: false };
+        let mut kernel = Self {
+            configuration,
+            ids: roster.ids().to_vec(),
+            reconciler,
+            ledger,
+            adopted: Bindings::default(),
+            recognises_more: false,
+            in_force: false,
+            repairs: 0,
+            generation: Generation::default(),
+        };
         match kernel.start().await {
             Ok(()) => Ok(kernel),
             Err(error) => {
@@ -37,12 +62,34 @@ impl Kernel {
     }
 
     async fn start(&mut self) -> Result<(), Error> {
-        self.reconciler.set_starts(self.ledger.starts());
-        self.ledger.reserve(&self.reconciler.replay_states()?, true)?;
-        self.reconciler.apply(&kernel_state::at_rest(&self.configuration)).await?;
+        self.set_starts();
+        self.ledger.reserve(&self.reconciler.replay_states()?, clock::wall_clock(), true)?;
+        let adopted = kernel_state::adopted(&self.configuration, &self.reconciler.observe().await?);
+        let site = Site { uplink: adopted.uplink, tunnel6_loaded: tunnel6_loaded() };
+        // Without bindings a host has nothing to go on with; what a home agent has in force does not depend on them.
+        let nothing = adopted.bindings.0.is_empty() && self.configuration.role == Role::MobileNode;
+        let desired = if nothing {
+            kernel_state::at_rest(&self.configuration)
+        } else {
+            kernel_state::compile(&self.configuration, &adopted.bindings, &site)
+        };
+        let report = self.reconciler.apply(&desired).await?;
+        if !adopted.bindings.0.is_empty() {
+            let (guests, steps) = (adopted.bindings.0.len(), report.steps.len());
+            tracing::info!(
+                guests,
+                "goes on with what an earlier run has left in the kernel; {steps} steps put it right"
+            );
+        }
+        let care_of = adopted.bindings.0.into_iter();
+        self.adopted = Bindings(care_of.filter_map(|(id, care_of)| Some((*self.ids.get(id.0)?, care_of))).collect());
         // What is made again from now on has a predecessor in this run.
-        self.reconciler.set_starts(self.ledger.starts());
+        self.set_starts();
         Ok(())
+    }
+
+    fn set_starts(&mut self) {
+        self.reconciler.set_starts(self.ledger.starts(clock::wall_clock()));
     }
 
     fn give_back(&mut self) {
@@ -50,6 +97,44 @@ impl Kernel {
         if let Err(error) = given.and_then(|observed| Ok(self.ledger.give_back(&observed)?)) {
             tracing::warn!("{error}; the ESP sequence numbers that were reserved are lost");
         }
+    }
+
+    /// The bindings that an earlier run has left, until they are asked for otherwise.
+    pub fn adopted(&self) -> &Bindings {
+        &self.adopted
+    }
+
+    /// How many steps have put right what others had changed.
+    pub fn repairs(&self) -> u64 {
+        self.repairs
+    }
+
+    /// The newest generation in force.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Goes on with other guests. Takes effect with the next [`Self::secure`]: until then what belongs to guests that are gone counts as ours.
+    ///
+    /// # Errors
+    /// The store cannot be read, or numbers cannot be reserved; the guests of before are in force then.
+    pub fn follow(&mut self, roster: &Roster) -> Result<(), Error> {
+        self.ledger.follow(roster.policy())?;
+        let observed = self.reconciler.replay_states()?;
+        self.ledger.reserve(&observed, clock::wall_clock(), false)?;
+        self.set_starts();
+        let configuration = Configuration::from(roster.policy());
+        // Guests that are gone stand behind those that there are: their objects are recognised as ours, and wanted no more.
+        let stays = |guest: &kernel_state::Guest| configuration.guests.contains(guest);
+        let gone: Vec<_> = self.configuration.guests.iter().filter(|guest| !stays(guest)).cloned().collect();
+        let mut recognised = configuration.clone();
+        self.recognises_more |= !gone.is_empty();
+        recognised.guests.extend(gone);
+        self.reconciler.set_configuration(recognised);
+        self.configuration = configuration;
+        self.ids = roster.ids().to_vec();
+        self.in_force = false;
+        Ok(())
     }
 
     /// Makes the kernel hold what these bindings need, and says for which of the `asked` it does. What went wrong is in the log.
@@ -60,26 +145,44 @@ impl Kernel {
         asked: Vec<(GuestId, Generation)>,
     ) -> Secured {
         let site = Site { uplink: uplink.map(str::to_owned), tunnel6_loaded: tunnel6_loaded() };
-        let desired = kernel_state::compile(&self.configuration, bindings, &site);
+        let position = |id: &GuestId| self.ids.binary_search(id).ok().map(GuestId);
+        let bindings = bindings.0.iter().filter_map(|(id, care_of)| Some((position(id)?, *care_of)));
+        let desired = kernel_state::compile(&self.configuration, &Bindings(bindings.collect()), &site);
         match self.reconciler.apply_what_goes(&desired).await {
             Ok(report) => {
+                let mut repaired = Vec::new();
                 if asked.is_empty() && self.in_force {
                     for step in &report.steps {
                         tracing::warn!("changed by others, put right: {step}");
                     }
+                    self.repairs += report.steps.len() as u64;
+                    repaired = report.steps;
                 }
                 for failure in &report.failures {
                     let guests = self.addresses(&failure.guests);
                     tracing::error!(home_addresses = %guests, "{}; nothing is sent that depends on it", failure.error);
                 }
+                if self.recognises_more && report.failures.is_empty() {
+                    self.recognises_more = false;
+                    self.reconciler.set_configuration(self.configuration.clone());
+                }
                 self.in_force = true;
-                Secured::new(asked, &report.failures)
+                let failures = report.failures.into_iter().map(|failure| self.with_ids(failure)).collect::<Vec<_>>();
+                let secured = Secured { repaired, ..Secured::new(asked, &failures) };
+                self.generation = secured.applied.unwrap_or(self.generation).max(self.generation);
+                secured
             }
             Err(error) => {
                 tracing::error!("{error}; nothing is sent that depends on it");
-                Secured { failed: asked, applied: None, complete: false }
+                Secured { failed: asked, applied: None, complete: false, repaired: Vec::new() }
             }
         }
+    }
+
+    /// A failure names guests by their position in the configuration.
+    fn with_ids(&self, failure: Failure) -> Failure {
+        let guests = failure.guests.iter().filter_map(|position| self.ids.get(position.0).copied()).collect();
+        Failure { guests, ..failure }
     }
 
     fn addresses(&self, guests: &[GuestId]) -> String {
@@ -87,13 +190,67 @@ impl Kernel {
         addresses.map(|guest| guest.home_address.to_string()).collect::<Vec<_>>().join(", ")
     }
 
+    /// A guest is attached here, and may have been on another host with the same SAs before: its outbound SAs go on at the clock's number at
+    /// least, see [`floor`]. What goes wrong is in the log; an SA that is not there is made at that number.
+    pub fn raise_to_clock(&mut self, home_address: std::net::Ipv6Addr) {
+        let floor = floor::floor(clock::wall_clock());
+        for key in self.ledger.outbound(home_address) {
+            if let Err(error) = self.raise(home_address, &key, floor) {
+                tracing::warn!(%home_address, spi = format_args!("{:#x}", key.spi), "sequence numbers not raised: {error}");
+            }
+        }
+    }
+
+    /// Whether the SA was raised.
+    fn raise(&mut self, home_address: std::net::Ipv6Addr, key: &AssociationKey, number: u32) -> Result<bool, Error> {
+        let refused = |error: xfrm::Error| Error::from(reconcile::Error::ObserveXfrm(error));
+        let Some(state) = self.reconciler.xfrm().replay_state(key).map_err(refused)? else { return Ok(false) };
+        if state.output >= number {
+            return Ok(false);
+        }
+        self.ledger.raise(home_address, *key, number)?;
+        let raised = ReplayState { output: number, ..state };
+        self.reconciler.xfrm().set_replay_state(key, raised).map_err(refused)?;
+        Ok(true)
+    }
+
+    /// Where the sequence numbers of the policy's SAs stand, with their home address and whether packets leave by them.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn positions(&mut self) -> Result<BTreeMap<AssociationKey, ReplayState>, Error> {
+        Ok(self.reconciler.replay_states()?)
+    }
+
+    /// Takes over how far another host has come with an SA. Never backwards: the caller has looked at [`Self::positions`].
+    ///
+    /// # Errors
+    /// The kernel refuses, or the store does.
+    pub fn import(&mut self, key: &AssociationKey, state: ReplayState) -> Result<(), Error> {
+        let Some((home_address, outbound)) = self.ledger.owner(key) else { return Ok(()) };
+        if outbound {
+            self.raise(home_address, key, state.output)?;
+        } else {
+            self.ledger.keep_input(home_address, *key, state.input)?;
+            let refused = |error: xfrm::Error| Error::from(reconcile::Error::ObserveXfrm(error));
+            if let Some(there) = self.reconciler.xfrm().replay_state(key).map_err(refused)?
+                && state.input > there.input
+            {
+                let state = ReplayState { input: state.input, ..there };
+                self.reconciler.xfrm().set_replay_state(key, state).map_err(refused)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps the reserve of sequence numbers ahead of use. What goes wrong is in the log: the reserve is large, and the next try is soon.
     pub fn reserve(&mut self) {
         let reserved = self.reconciler.replay_states().map_err(Error::from);
-        if let Err(error) = reserved.and_then(|observed| Ok(self.ledger.reserve(&observed, false)?)) {
+        let now = clock::wall_clock();
+        if let Err(error) = reserved.and_then(|observed| Ok(self.ledger.reserve(&observed, now, false)?)) {
             tracing::error!("cannot reserve ESP sequence numbers: {error}");
         }
-        self.reconciler.set_starts(self.ledger.starts());
+        self.set_starts();
     }
 
     /// The sequence numbers of binding updates.
@@ -101,9 +258,9 @@ impl Kernel {
         &mut self.ledger
     }
 
-    /// The reconciler's clients.
-    pub fn reconciler(&self) -> &Reconciler {
-        &self.reconciler
+    /// The route client.
+    pub fn route(&self) -> &super::netlink::route::Client {
+        self.reconciler.route()
     }
 
     /// Takes everything of ours down again, the failsafe last, after writing down how far the sequence numbers came. What cannot be done
@@ -138,13 +295,20 @@ pub struct Secured {
     pub applied: Option<Generation>,
     /// Whether the kernel holds all that it should, also of what was not asked for now.
     pub complete: bool,
+    /// What others had changed and was put right, readable.
+    pub repaired: Vec<String>,
 }
 
 impl Secured {
     fn new(asked: Vec<(GuestId, Generation)>, failures: &[Failure]) -> Self {
         let applied = asked.iter().map(|(_, generation)| *generation).max();
         let failed = |(guest, _): &(GuestId, Generation)| failures.iter().any(|failure| failure.guests.contains(guest));
-        Self { failed: asked.into_iter().filter(failed).collect(), applied, complete: failures.is_empty() }
+        Self {
+            failed: asked.into_iter().filter(failed).collect(),
+            applied,
+            complete: failures.is_empty(),
+            repaired: Vec::new(),
+        }
     }
 }
 
@@ -161,7 +325,7 @@ mod tests {
         let secured = Secured::new(asked.clone(), &[failure]);
         assert_eq!(secured.failed, [(GuestId(0), Generation(1)), (GuestId(0), Generation(3))]);
         assert_eq!((secured.applied, secured.complete), (Some(Generation(3)), false));
-        let all = Secured { failed: vec![], applied: Some(Generation(3)), complete: true };
+        let all = Secured { failed: vec![], applied: Some(Generation(3)), complete: true, repaired: vec![] };
         assert_eq!(Secured::new(asked, &[]), all);
     }
 }

@@ -1,7 +1,10 @@
 //! The event loop of the mobile-node role: it joins the signaling engine, the pseudo home networks, the reconciler of kernel state and the
 //! packet path, and decides nothing itself.
 
+mod attachment;
 mod publish;
+mod reload;
+mod status;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +17,8 @@ use futures::FutureExt;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use super::control_socket::ControlSocket;
+use super::herald::Herald;
 use super::kernel::Kernel;
 use super::mobility_socket::MobilitySocket;
 use super::netlink::monitor::{Change, Monitor};
@@ -23,15 +28,18 @@ use super::packet_path::{FRAMES_PER_PORT, PacketPath, Report};
 use super::packet_socket::PacketSocket;
 use super::ports::{self, OpenPort};
 use super::raw_socket::ReceiveBuffer;
+use super::roster::Roster;
 use super::sequences::Ledger;
 use super::signals::{Signal, Signals};
+use super::source::Source;
 use super::{Error, clock, sys};
-use crate::home_network::{self, PseudoHomeNetwork, Sighting};
+use crate::home_network::{self, PseudoHomeNetwork};
 use crate::kernel_state::Bindings;
-use crate::policy::{GuestPolicy, Policy};
-use crate::signaling::mobile_node::{Binding, Event, GuestConfig, MobileNode, Output};
+use crate::policy::Policy;
+use crate::signaling::Attachment;
+use crate::signaling::mobile_node::{Binding, MobileNode, Output};
 use crate::tunnel::Carrier;
-use crate::vocabulary::{Generation, GuestId, Lifetime};
+use crate::vocabulary::{Generation, GuestId};
 use publish::{network, packet_path};
 use uplink::Unfit;
 
@@ -48,13 +56,17 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The running role.
 struct Runner {
-    policy: Policy,
+    roster: Roster,
+    source: Source,
     engine: MobileNode,
+    attachments: BTreeMap<GuestId, Attachment>,
     networks: Vec<PseudoHomeNetwork>,
     ports: Vec<OpenPort>,
     kernel: Kernel,
     socket: MobilitySocket,
     path: PacketPath,
+    herald: Herald,
+    started: Instant,
     uplink: Option<Uplink>,
     routed_packets: Option<(PacketSocket, AsyncFd<OwnedFd>)>,
     bindings: Bindings,
@@ -65,23 +77,39 @@ struct Runner {
     unfit: Option<Unfit>,
     /// Generations asked for and not yet in force.
     asked: Vec<(GuestId, Generation)>,
+    /// When each guest was seen or told to be here, until it is registered.
+    arrivals: BTreeMap<GuestId, Instant>,
+    /// Guests whose next binding update would have to wait for the disk.
+    unreserved: BTreeSet<GuestId>,
+    /// Guests that a changed policy does not have any more, while they are de-registered.
+    removing: BTreeSet<GuestId>,
     next_scan: Instant,
     /// When the wait for the last de-registrations ends.
     leaving: Option<Instant>,
     departed: BTreeSet<GuestId>,
 }
 
+/// What a role is started with.
+pub(super) struct Start {
+    pub(super) policy: Policy,
+    pub(super) ledger: Ledger,
+    pub(super) source: Source,
+    pub(super) control: Option<ControlSocket>,
+}
+
 /// Runs the role until a signal ends it.
 ///
 /// # Errors
 /// When it cannot start or go on, after everything was taken down; or when that did not work.
-pub async fn run(policy: Policy, ledger: Ledger) -> Result<(), Error> {
+pub(super) async fn run(start: Start) -> Result<(), Error> {
     // From here on a signal is an event, and what was begun is taken down in good order.
     let mut signals = Signals::new().map_err(|source| Error::socket("signal handlers", source))?;
+    let Start { policy, ledger, source, control } = start;
+    let roster = Roster::new(policy);
     // Before anything can be sent: the failsafe.
-    let mut kernel = Kernel::open(&policy, ledger).await?;
-    let handle = kernel.reconciler().route().handle().clone();
-    let ports = match ports::open(&handle, &policy).await {
+    let mut kernel = Kernel::open(&roster, ledger).await?;
+    let handle = kernel.route().handle().clone();
+    let ports = match ports::open(&handle, roster.policy()).await {
         Ok(ports) => ports,
         Err(error) => {
             kernel.leave().await;
@@ -89,7 +117,7 @@ pub async fn run(policy: Policy, ledger: Ledger) -> Result<(), Error> {
         }
     };
     let (reports, received_reports) = mpsc::channel(REPORT_QUEUE + ports.len() * FRAMES_PER_PORT);
-    let (mut kernel, ports, result) = match Runner::start(policy, kernel, ports, reports) {
+    let (mut kernel, ports, result) = match Runner::start(roster, source, control, kernel, ports, reports) {
         Ok(mut runner) => {
             let result = match signals.leave_asked().await {
                 true => Ok(()),
@@ -110,86 +138,71 @@ impl Runner {
     /// Opens the sockets and starts the packet path; gives back what is to be taken down when that fails.
     #[expect(clippy::result_large_err, reason = "once in a process, and the error carries what must be closed")]
     fn start(
-        policy: Policy,
+        roster: Roster,
+        source: Source,
+        control: Option<ControlSocket>,
         kernel: Kernel,
         ports: Vec<OpenPort>,
         reports: mpsc::Sender<Report>,
     ) -> Result<Self, (Kernel, Vec<OpenPort>, Error)> {
-        let networks: Vec<_> = ports.iter().map(|port| network(&policy, port)).collect();
+        let networks: Vec<_> = ports.iter().map(|port| network(&roster, port)).collect();
         let opened = MobilitySocket::open()
             .map_err(|source| Error::socket("a raw socket for mobility headers", source))
-            .and_then(|socket| Ok((socket, packet_path(&policy, &ports, &networks, reports)?)));
+            .and_then(|socket| Ok((socket, packet_path(&roster, &ports, &networks, reports)?)));
         let (socket, path) = match opened {
             Ok(opened) => opened,
             Err(error) => return Err((kernel, ports, error)),
         };
         Ok(Self {
             engine: MobileNode::new(),
+            attachments: BTreeMap::new(),
             networks,
             ports,
+            // What an earlier run has left stays in force until it is asked for otherwise.
+            bindings: kernel.adopted().clone(),
             kernel,
             socket,
             path,
+            herald: Herald::new(control),
+            started: clock::now(),
             uplink: None,
             routed_packets: None,
-            bindings: Bindings::default(),
             carriers: BTreeMap::new(),
             path_mtus: BTreeMap::new(),
             unfit: None,
             asked: Vec::new(),
+            arrivals: BTreeMap::new(),
+            unreserved: BTreeSet::new(),
+            removing: BTreeSet::new(),
             next_scan: clock::now() + SCAN_INTERVAL,
             leaving: None,
             departed: BTreeSet::new(),
-            policy,
+            roster,
+            source,
         })
-    }
-
-    /// Every guest of the policy is taken as present on its port: this host speaks for it from now on.
-    async fn attach_all(&mut self) {
-        let now = clock::now();
-        for (index, guest) in self.policy.guests.iter().enumerate() {
-            let id = GuestId(index);
-            let last_sequence = self.kernel.ledger().binding_sequence(guest.home_address);
-            self.engine.add_guest(
-                id,
-                GuestConfig {
-                    home_address: guest.home_address,
-                    home_agent: self.policy.home_agent.address,
-                    lifetime: Lifetime::from_duration(guest.lifetime),
-                    last_sequence,
-                    key_management_mobility: self.policy.home_agent.key_management_mobility,
-                },
-            );
-        }
-        self.publish(now);
-        self.look_at_uplink(now).await;
-        let care_of = self.care_of_address();
-        for index in 0..self.policy.guests.len() {
-            self.engine.attach(GuestId(index), care_of, now);
-        }
-        for (network, port) in self.networks.iter_mut().zip(&self.ports) {
-            for guest in &port.guests {
-                network.attached(*guest, now);
-            }
-        }
-        self.publish(now);
     }
 
     async fn serve(&mut self, signals: &mut Signals, mut reports: mpsc::Receiver<Report>) -> Result<(), Error> {
         let event_loop = |source| Error::socket("an event loop", source);
         let mut monitor = Monitor::open().map_err(|source| Error::socket("a netlink monitor", source))?;
         let mobility = sys::watch(self.socket.as_fd()).map_err(event_loop)?;
-        self.attach_all().await;
+        self.begin().await;
         let (mut buffer, mut routed_buffer) = (ReceiveBuffer::new(PACKET_LIMIT), vec![0; PACKET_LIMIT]);
         loop {
             self.pump().await;
+            self.reserve_sequences();
             let now = clock::now();
             if self.has_left(now) {
                 return Ok(());
             }
             let deadline = self.deadline();
             tokio::select! {
-                signal = signals.next() => self.on_signal(signal, clock::now()),
+                signal = signals.next() => self.on_signal(signal, clock::now()).await,
+                asked = self.herald.asked() => {
+                    let reply = self.answer(asked.request, clock::now()).await;
+                    // A client that has gone needs no answer.
+                    let _ = asked.reply.send(reply);
+                }
                 ready = mobility.readable() => {
                     let mut guard = ready.map_err(event_loop)?;
                     if self.receive_signaling(&mut buffer, clock::now()) == Drained::Empty {
@@ -221,7 +234,7 @@ impl Runner {
     /// Looks at everything that others may have changed.
     async fn scan(&mut self, now: Instant) {
         self.next_scan = now + SCAN_INTERVAL;
-        let handle = self.kernel.reconciler().route().handle().clone();
+        let handle = self.kernel.route().handle().clone();
         let renewed = ports::mend(&handle, &mut self.ports).await;
         for number in &renewed {
             let Some(port) = self.ports.get(*number) else { continue };
@@ -262,12 +275,12 @@ impl Runner {
                 progress = true;
                 self.perform(output, now);
             }
-            for (port, network) in self.networks.iter_mut().enumerate() {
-                while let Some(output) = network.poll_output() {
+            for port in 0..self.networks.len() {
+                while let Some(output) = self.networks.get_mut(port).and_then(PseudoHomeNetwork::poll_output) {
                     progress = true;
                     match output {
                         home_network::Output::ToPort(frame) => write_frame(&self.ports, port, &frame),
-                        home_network::Output::GuestSeen { guest, how } => tell_sighting(&self.policy, guest, how),
+                        home_network::Output::GuestSeen { guest, how } => self.sighted(guest, how, now),
                     }
                 }
             }
@@ -293,7 +306,9 @@ impl Runner {
             Output::Transmit { after: _, guest, sequence, source, destination, message } => {
                 // On disk before it leaves, so that no restart uses it twice. What cannot be written is not sent, as if it were lost on
                 // the way: the retransmission has a number of its own and tries again.
-                if let Err(error) = self.kernel.ledger().keep_binding_sequence(source, sequence) {
+                let ledger = self.kernel.ledger();
+                let kept = ledger.spend(source).and_then(|()| ledger.keep_binding_sequence(source, sequence));
+                if let Err(error) = kept {
                     tracing::error!(guest = self.name(guest), home_address = %source, "binding update not sent: {error}");
                     return;
                 }
@@ -305,14 +320,13 @@ impl Runner {
                         "binding update not sent, the kernel refuses it: {error}"
                     );
                 }
+                self.unreserved.insert(guest);
+                let after = self.since_arrival(guest);
+                let text = format!("binding update {sequence} to {destination}");
+                self.herald.tell(self.roster.get(guest), "binding-update", &text, after);
             }
             Output::Binding { guest, binding } => self.set_carrier(guest, binding, now),
-            Output::Event { guest, event } => {
-                tell(&self.policy, guest, &event, now);
-                if let Event::Deregistered(_) = event {
-                    self.departed.insert(guest);
-                }
-            }
+            Output::Event { guest, event } => self.on_event(guest, event, now),
         }
     }
 
@@ -342,6 +356,9 @@ impl Runner {
         }
         if !secured.complete {
             self.scan_within(RETRY_INTERVAL, now);
+        }
+        for step in secured.repaired {
+            self.herald.warn(None, "repaired", &format!("changed by others, put right: {step}"));
         }
     }
 
@@ -387,22 +404,23 @@ impl Runner {
         }
     }
 
-    fn on_signal(&mut self, signal: Signal, now: Instant) {
+    async fn on_signal(&mut self, signal: Signal, now: Instant) {
         match signal {
             Signal::Report => self.report(),
+            Signal::Reload => drop(self.reload(now).await),
             Signal::Leave if self.leaving.is_some() => self.leaving = Some(now),
             Signal::Leave => {
                 tracing::info!("leaving: de-registering every guest");
                 self.leaving = Some(now + FAREWELL);
-                for guest in 0..self.policy.guests.len() {
-                    self.engine.deregister(GuestId(guest), now);
+                for guest in self.roster.ids().to_vec() {
+                    self.engine.deregister(guest, now);
                 }
             }
         }
     }
 
     fn has_left(&self, now: Instant) -> bool {
-        self.leaving.is_some_and(|deadline| now >= deadline || self.departed.len() == self.policy.guests.len())
+        self.leaving.is_some_and(|deadline| now >= deadline || self.departed.len() >= self.roster.len())
     }
 
     fn deadline(&self) -> Instant {
@@ -419,7 +437,7 @@ impl Runner {
     }
 
     fn name(&self, guest: GuestId) -> &str {
-        self.policy.guests.get(guest.0).map_or("?", |guest| guest.name.as_str())
+        self.roster.get(guest).map_or("?", |guest| guest.name.as_str())
     }
 }
 
@@ -429,25 +447,4 @@ fn write_frame(ports: &[OpenPort], port: usize, frame: &[u8]) {
     if let Err(error) = open.device.write_parts(&parts) {
         tracing::debug!(%error, device = open.device.name(), "a frame could not be written to the port");
     }
-}
-
-/// An event in the words of people, with the guest's name and home address.
-fn tell(policy: &Policy, guest: GuestId, event: &Event, now: Instant) {
-    let Some(GuestPolicy { name: guest, home_address, .. }) = policy.guests.get(guest.0) else { return };
-    let text = event.describe(now);
-    match event {
-        Event::Discarded(_) => tracing::debug!(guest, %home_address, "{text}"),
-        _ if event.is_trouble() => tracing::warn!(guest, %home_address, "{text}"),
-        _ => tracing::info!(guest, %home_address, "{text}"),
-    }
-}
-
-fn tell_sighting(policy: &Policy, guest: GuestId, how: Sighting) {
-    let Some(GuestPolicy { name: guest, home_address, .. }) = policy.guests.get(guest.0) else { return };
-    let by = match how {
-        Sighting::Frame => "a frame of it",
-        Sighting::Rarp => "its hypervisor's announcement after a migration",
-        Sighting::UnsolicitedAdvertisement => "its own announcement",
-    };
-    tracing::info!(guest, %home_address, "the guest is on its port, seen by {by}");
 }

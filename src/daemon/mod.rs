@@ -9,6 +9,10 @@ pub mod check;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod control_socket;
+pub mod floor;
+pub mod handover;
+pub mod herald;
 pub mod home_agent;
 pub mod instance;
 pub mod kernel;
@@ -23,9 +27,11 @@ pub mod ports;
 pub mod raw_socket;
 pub mod reconcile;
 pub mod report;
+pub mod roster;
 pub mod sequences;
 pub mod shared;
 pub mod signals;
+pub mod source;
 pub mod store;
 pub mod sys;
 pub mod tap;
@@ -39,6 +45,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::policy::Policy;
 use config::{Config, LogFormat};
+use control_socket::ControlSocket;
+use source::Source;
 
 pub use crate::policy::Role;
 
@@ -103,7 +111,8 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 /// Runs a role until a signal ends it; returns the exit code of the process.
-pub fn start(role: Role, policy: Policy, config: &Config) -> ExitCode {
+pub fn start(policy: Policy, source: Source) -> ExitCode {
+    let config = &source.settings;
     if let Err(error) = start_log(config) {
         eprintln!("error: the setting `log` (or the environment variable KAGEMUSHA_LOG) is not a filter: {error}");
         return ExitCode::from(EXIT_BAD_INPUT);
@@ -114,7 +123,7 @@ pub fn start(role: Role, policy: Policy, config: &Config) -> ExitCode {
     for warning in &policy.warnings {
         tracing::warn!("{warning}");
     }
-    match run(role, policy, config) {
+    match run(policy, source) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -123,7 +132,8 @@ pub fn start(role: Role, policy: Policy, config: &Config) -> ExitCode {
     }
 }
 
-fn run(role: Role, policy: Policy, config: &Config) -> Result<(), Error> {
+fn run(policy: Policy, source: Source) -> Result<(), Error> {
+    let (role, config) = (source.role, source.settings.clone());
     // One thread: the packet path has its own, and nothing here waits long.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -143,9 +153,26 @@ fn run(role: Role, policy: Policy, config: &Config) -> Result<(), Error> {
     let _claim = instance::claim(&config.state_directory)?;
     let store = store::Store::open(&directory).map_err(sequences::Error::from)?;
     let ledger = sequences::Ledger::open(store, &policy)?;
-    match role {
-        Role::MobileNode => runtime.block_on(mobile_node::run(policy, ledger)),
-        Role::HomeAgent => runtime.block_on(home_agent::run(policy, ledger)),
+    runtime.block_on(async {
+        let control = open_control_socket(&config)?;
+        let start = mobile_node::Start { policy, ledger, source, control };
+        match role {
+            Role::MobileNode => mobile_node::run(start).await,
+            Role::HomeAgent => home_agent::run(start).await,
+        }
+    })
+}
+
+/// Guests are carried without commands, too: a socket that cannot be made is told, and no reason to stop.
+fn open_control_socket(config: &Config) -> Result<Option<ControlSocket>, Error> {
+    let failed = |source| Error::socket("/proc/self/ns/net", source);
+    let path = control_socket::path(&config.runtime_directory).map_err(failed)?;
+    match ControlSocket::open(&path) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), "no control socket: {error}; `kagemusha status` and the other commands do not work");
+            Ok(None)
+        }
     }
 }
 

@@ -121,7 +121,11 @@ async fn discard(handle: &Handle, bridge: &str) {
     }
 }
 
-async fn open_one(handle: &Handle, port: &Port, number: usize) -> Result<OpenPort, Error> {
+/// Opens one more port, without guests yet.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_one(handle: &Handle, port: &Port, number: usize) -> Result<OpenPort, Error> {
     let theirs = find(handle, port.interface()).await?.ok_or_else(|| Error::Missing(port.interface().to_owned()))?;
     let (bridge, private_bridge) = match port {
         Port::Bridge(name) if !theirs.is_bridge => return Err(Error::NotABridge(name.clone())),
@@ -165,7 +169,8 @@ async fn plug_in(handle: &Handle, number: usize, mtu: u32, bridge: u32) -> Resul
 /// [`OpenPort::device`]; what cannot be put right now is in the log, and tried again next time.
 pub async fn mend(handle: &Handle, ports: &mut [OpenPort]) -> Vec<usize> {
     let mut renewed = Vec::new();
-    for (number, port) in ports.iter_mut().enumerate() {
+    // Nobody misses a port that a changed policy has left without guests.
+    for (number, port) in ports.iter_mut().enumerate().filter(|(_, port)| !port.guests.is_empty()) {
         match mend_one(handle, port, number).await {
             Ok(None) => {}
             Ok(Some(device)) => {

@@ -91,6 +91,16 @@ impl Reconciler {
         self.starts = starts;
     }
 
+    /// From now on other objects are ours.
+    pub fn set_configuration(&mut self, configuration: Configuration) {
+        self.configuration = configuration;
+    }
+
+    /// The XFRM client, for single SAs.
+    pub fn xfrm(&mut self) -> &mut xfrm::Client {
+        &mut self.xfrm
+    }
+
     /// Where the sequence numbers of the kernel's ESP SAs stand.
     ///
     /// # Errors

@@ -1,9 +1,69 @@
-//! Counters written to the log: at the end, and on SIGUSR1.
+//! Counters written to the log, at the end and on SIGUSR1, and shown to who asks for the status; SAs as they are shown.
 
+use std::collections::BTreeMap;
+
+use crate::daemon::control_socket::protocol::Association;
 use crate::home_network;
+use crate::ipsec::{AssociationKey, ReplayState, Transform};
+use crate::policy::{GuestPolicy, Policy, Role};
 use crate::tunnel::{Counters, Reason};
 
+/// Counters by name.
+pub type Named = BTreeMap<String, u64>;
+
+/// Adds counters that are not zero to others.
+pub fn add(to: &mut Named, more: Named) {
+    for (name, count) in more.into_iter().filter(|(_, count)| *count > 0) {
+        *to.entry(name).or_default() += count;
+    }
+}
+
 /// The tunnel's counters that are not zero.
+pub fn tunnel_counters(counters: &Counters) -> Named {
+    let mut named = Named::new();
+    let carried = [
+        ("tunnel: packets in", counters.into_packets()),
+        ("tunnel: octets in", counters.into_octets()),
+        ("tunnel: packets out", counters.out_packets()),
+        ("tunnel: octets out", counters.out_octets()),
+    ];
+    add(&mut named, carried.map(|(name, count)| (name.to_owned(), count)).into());
+    let reasons = Reason::ALL.iter().map(|reason| (format!("tunnel: not carried: {reason}"), counters.get(*reason)));
+    add(&mut named, reasons.collect());
+    named
+}
+
+/// The counters of a port that are not zero.
+pub fn frame_counters(counters: &home_network::Counters) -> Named {
+    let mut named = Named::new();
+    let all = home_network::Reason::ALL.iter();
+    add(&mut named, all.map(|reason| (format!("port: not carried: {reason}"), counters.get(*reason))).collect());
+    named
+}
+
+/// The ESP SAs of a guest, without their keys.
+pub fn associations(
+    guest: &GuestPolicy,
+    policy: &Policy,
+    positions: &BTreeMap<AssociationKey, ReplayState>,
+) -> Vec<Association> {
+    let show = |sa: &crate::ipsec::SecurityAssociation| {
+        let Transform::EspTransport { reqid, encryption, integrity, .. } = &sa.transform else { return None };
+        let from_us = (sa.key.source == policy.home_agent.address) == (policy.role == Role::HomeAgent);
+        let integrity = integrity.as_ref().map_or(String::new(), |(integrity, _)| format!(", {}", integrity.name()));
+        let position = positions.get(&sa.key);
+        Some(Association {
+            direction: if from_us { "out" } else { "in" }.to_owned(),
+            spi: sa.key.spi,
+            reqid: *reqid,
+            algorithms: format!("{}{integrity}", encryption.0.name()),
+            sequence: position.map(|state| if from_us { state.output } else { state.input }),
+        })
+    };
+    guest.protection.associations().iter().filter_map(show).collect()
+}
+
+/// Writes the tunnel's counters that are not zero to the log.
 pub fn tunnel(counters: &Counters) {
     tracing::info!(
         into_packets = counters.into_packets(),
@@ -17,7 +77,7 @@ pub fn tunnel(counters: &Counters) {
     }
 }
 
-/// The counters of frames that never became data.
+/// Writes the counters of frames that never became data to the log.
 pub fn frames(counters: &home_network::Counters) {
     for reason in home_network::Reason::ALL.iter().copied().filter(|reason| counters.get(*reason) > 0) {
         tracing::info!(frames = counters.get(reason), "counters: port not carried: {reason}");

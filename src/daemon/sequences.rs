@@ -1,21 +1,30 @@
-//! Sequence numbers across restarts: those of binding updates, and those of the ESP SAs that the daemon makes.
+//! Sequence numbers across restarts and hosts: those of binding updates, and those of the ESP SAs that the daemon makes.
 //!
 //! An SA that is made again under the same key must not start again at 0: the peer's anti-replay window refuses what it has seen
 //! (RFC 4303 §3.4.3), and a counter-mode cipher repeats its nonces. So the store holds, for every outbound SA, a number that no packet
 //! has reached: it is raised ahead of use, in steps of [`RESERVE`], and set to what was really used when the daemon leaves in good order.
 //! For an inbound SA it holds the highest number seen when the daemon left, so that what was received before stays a replay.
+//! A signaling SA starts at the number of the [`floor`](super::floor) at least: another host may have used it before this one.
+//!
+//! Numbers of binding updates are reserved as well, a few at a time, so that the first update of a guest that has just arrived need not wait for
+//! a disk.
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
+use super::floor::floor;
 use super::store::{self, Record, Store};
 use crate::ipsec::{AssociationKey, ReplayState};
 use crate::policy::{Policy, Role};
 use crate::vocabulary::SequenceNumber;
 
-/// How far ahead of use outbound numbers are reserved. A signaling SA carries a packet every few minutes; a crash of the machine costs
-/// this much of the 2^32 numbers of a key.
-pub const RESERVE: u32 = 1 << 16;
+/// How far ahead of use outbound numbers are reserved. A signaling SA carries a packet every few minutes; a crash costs this much of the 2^32
+/// numbers of a key, and 16 s of the floor.
+pub const RESERVE: u32 = 256;
+/// How far ahead of use numbers of binding updates are reserved. Far less than what keeps two hosts apart
+/// ([`crate::signaling::mobile_node::CONFIRMATION_DISTANCE`]).
+pub const BINDING_RESERVE: u16 = 8;
 
 /// Why sequence numbers cannot be given.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +47,10 @@ pub enum Error {
 pub struct Ledger {
     store: Store,
     records: BTreeMap<Ipv6Addr, Record>,
+    /// The last number of a binding update really used, where it is behind what the record reserves.
+    used: BTreeMap<Ipv6Addr, SequenceNumber>,
+    /// Packets that may have left through the SAs of a home address since they were last observed.
+    spent: BTreeMap<Ipv6Addr, u32>,
     /// The ESP SAs of the policy with their home address.
     associations: Vec<(Ipv6Addr, AssociationKey)>,
     /// Our own address in outbound SAs is the home address (mobile node) or this one (home agent).
@@ -53,44 +66,143 @@ impl Ledger {
     /// # Errors
     /// A record that cannot be read.
     pub fn open(store: Store, policy: &Policy) -> Result<Self, Error> {
-        let mut records = BTreeMap::new();
-        let mut associations = Vec::new();
-        for guest in &policy.guests {
-            records.insert(guest.home_address, store.load(guest.home_address)?);
-            associations.extend(guest.protection.associations().iter().map(|sa| (guest.home_address, sa.key)));
-        }
-        let (home_agent, role) = (policy.home_agent.address, policy.role);
-        Ok(Self { store, records, associations, home_agent, role, reserved_at_start: BTreeMap::new() })
+        let mut ledger = Self {
+            store,
+            records: BTreeMap::new(),
+            used: BTreeMap::new(),
+            spent: BTreeMap::new(),
+            associations: Vec::new(),
+            home_agent: policy.home_agent.address,
+            role: policy.role,
+            reserved_at_start: BTreeMap::new(),
+        };
+        ledger.follow(policy)?;
+        Ok(ledger)
     }
 
-    /// The last sequence number of a binding update for this home address.
+    /// Goes on with another policy. What is known of home addresses that stay is kept.
+    ///
+    /// # Errors
+    /// A record that cannot be read; nothing has changed then.
+    pub fn follow(&mut self, policy: &Policy) -> Result<(), Error> {
+        let mut records = BTreeMap::new();
+        for guest in &policy.guests {
+            let record = match self.records.get(&guest.home_address) {
+                Some(record) => record.clone(),
+                None => self.store.load(guest.home_address)?,
+            };
+            records.insert(guest.home_address, record);
+        }
+        let of = |guest: &crate::policy::GuestPolicy| {
+            let address = guest.home_address;
+            guest.protection.associations().iter().map(move |sa| (address, sa.key)).collect::<Vec<_>>()
+        };
+        self.associations = policy.guests.iter().flat_map(of).collect();
+        self.used.retain(|address, _| records.contains_key(address));
+        self.spent.retain(|address, _| records.contains_key(address));
+        self.records = records;
+        Ok(())
+    }
+
+    /// The last sequence number of a binding update for this home address: none beyond it was used.
     pub fn binding_sequence(&self, home_address: Ipv6Addr) -> SequenceNumber {
         SequenceNumber(self.records.get(&home_address).map_or(0, |record| record.last_sequence))
     }
 
-    /// Keeps a sequence number; when this returns, no restart uses it again.
+    /// As [`Self::binding_sequence`]; none where nothing was ever written.
+    pub fn known_binding_sequence(&self, home_address: Ipv6Addr) -> Option<SequenceNumber> {
+        let record = self.records.get(&home_address)?;
+        (*record != Record::default()).then_some(SequenceNumber(record.last_sequence))
+    }
+
+    /// The last sequence number of a binding update that was really used.
+    pub fn used_binding_sequence(&self, home_address: Ipv6Addr) -> SequenceNumber {
+        self.used.get(&home_address).copied().unwrap_or_else(|| self.binding_sequence(home_address))
+    }
+
+    /// Keeps a sequence number; when this returns, no restart uses it again. One that was reserved needs no disk.
     ///
     /// # Errors
     /// The store cannot be written; the number must not be used then.
     pub fn keep_binding_sequence(&mut self, home_address: Ipv6Addr, sequence: SequenceNumber) -> Result<(), Error> {
+        let reserved = self.binding_sequence(home_address);
+        let behind = self.used.contains_key(&home_address) && !sequence.is_newer_than(reserved);
+        if !behind {
+            self.write_binding_sequence(home_address, sequence, Store::save)?;
+        }
+        self.used.insert(home_address, sequence);
+        Ok(())
+    }
+
+    /// Keeps the number of a binding update that was accepted; it survives the end of this process, and a crash of the machine a little later.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn keep_accepted_sequence(&mut self, home_address: Ipv6Addr, sequence: SequenceNumber) -> Result<(), Error> {
+        self.write_binding_sequence(home_address, sequence, Store::save_soon)
+    }
+
+    fn write_binding_sequence(
+        &mut self,
+        home_address: Ipv6Addr,
+        sequence: SequenceNumber,
+        save: fn(&Store, Ipv6Addr, &Record) -> Result<(), store::Error>,
+    ) -> Result<(), Error> {
         let record = self.records.entry(home_address).or_default();
-        record.last_sequence = sequence.0;
-        Ok(self.store.save(home_address, record)?)
+        let changed = Record { last_sequence: sequence.0, ..record.clone() };
+        save(&self.store, home_address, &changed)?;
+        *record = changed;
+        Ok(())
+    }
+
+    /// Reserves numbers for the next binding updates of a home address, so that they can leave at once.
+    ///
+    /// # Errors
+    /// The store cannot be written; the next update tries again.
+    pub fn reserve_binding_sequences(&mut self, home_address: Ipv6Addr) -> Result<(), Error> {
+        let used = self.used_binding_sequence(home_address);
+        let left = self.binding_sequence(home_address).0.wrapping_sub(used.0);
+        if left < BINDING_RESERVE / 2 {
+            self.used.insert(home_address, used);
+            let reserved = SequenceNumber(used.0.wrapping_add(BINDING_RESERVE));
+            self.write_binding_sequence(home_address, reserved, Store::save)?;
+        }
+        Ok(())
     }
 
     fn is_outbound(&self, key: &AssociationKey) -> bool {
         (key.source == self.home_agent) == (self.role == Role::HomeAgent)
     }
 
+    /// The outbound SAs of a home address.
+    pub fn outbound(&self, home_address: Ipv6Addr) -> Vec<AssociationKey> {
+        let of_it = self.associations.iter().filter(|(address, key)| *address == home_address && self.is_outbound(key));
+        of_it.map(|(_, key)| *key).collect()
+    }
+
+    /// Whose SA this is, and whether packets leave by it; none for one that the policy does not have.
+    pub fn owner(&self, key: &AssociationKey) -> Option<(Ipv6Addr, bool)> {
+        let (home_address, _) = self.associations.iter().find(|(_, known)| known == key)?;
+        Some((*home_address, self.is_outbound(key)))
+    }
+
+    /// The ESP SAs of the policy with their home address.
+    pub fn associations(&self) -> &[(Ipv6Addr, AssociationKey)] {
+        &self.associations
+    }
+
+    fn reserved(&self, home_address: Ipv6Addr, key: &AssociationKey) -> Option<u32> {
+        self.records.get(&home_address).and_then(|record| record.output_sequence.get(&name(key))).copied()
+    }
+
     /// Where SAs that are made now have to go on.
-    pub fn starts(&self) -> BTreeMap<AssociationKey, ReplayState> {
+    pub fn starts(&self, wall_clock: Duration) -> BTreeMap<AssociationKey, ReplayState> {
         let start = |(home_address, key): &(Ipv6Addr, AssociationKey)| {
             let record = self.records.get(home_address)?;
-            let stored = |numbers: &BTreeMap<String, u32>| numbers.get(&name(key)).copied().unwrap_or(0);
             let state = if self.is_outbound(key) {
-                ReplayState { output: stored(&record.output_sequence), input: 0 }
+                ReplayState { output: self.reserved(*home_address, key).unwrap_or(0).max(floor(wall_clock)), input: 0 }
             } else {
-                ReplayState { output: 0, input: stored(&record.input_sequence) }
+                ReplayState { output: 0, input: record.input_sequence.get(&name(key)).copied().unwrap_or(0) }
             };
             Some((*key, state))
         };
@@ -102,29 +214,87 @@ impl Ledger {
     ///
     /// # Errors
     /// The store cannot be written, or the numbers of a key are used up: the first of these.
-    pub fn reserve(&mut self, observed: &BTreeMap<AssociationKey, ReplayState>, starting: bool) -> Result<(), Error> {
+    pub fn reserve(
+        &mut self,
+        observed: &BTreeMap<AssociationKey, ReplayState>,
+        wall_clock: Duration,
+        starting: bool,
+    ) -> Result<(), Error> {
         let mut result = Ok(());
         for (home_address, key) in self.associations.clone() {
             if !self.is_outbound(&key) {
                 continue;
             }
-            let stored = self.records.get(&home_address).and_then(|record| record.output_sequence.get(&name(&key)));
-            let reserved = stored.copied();
+            let reserved = self.reserved(home_address, &key);
             let used = observed.get(&key).map_or(0, |state| state.output);
             if !starting && reserved.unwrap_or(0).saturating_sub(used) > RESERVE / 2 {
                 continue;
             }
-            let kept = match reserved.unwrap_or(0).max(used).checked_add(RESERVE) {
-                Some(next) => self.keep_output(home_address, key, Some(next)),
-                None => Err(Error::UsedUp { home_address, spi: name(&key) }),
-            };
+            // An SA that is still to be made starts at the floor.
+            let floor = if observed.contains_key(&key) { 0 } else { floor(wall_clock) };
+            let kept = self.reserve_beyond(home_address, key, reserved.unwrap_or(0).max(used).max(floor), Store::save);
             match kept {
                 Ok(()) if starting => drop(self.reserved_at_start.insert(key, reserved)),
                 Ok(()) => {}
                 Err(error) => result = result.and(Err(error)),
             }
         }
+        self.spent.clear();
         result
+    }
+
+    fn reserve_beyond(
+        &mut self,
+        home_address: Ipv6Addr,
+        key: AssociationKey,
+        number: u32,
+        save: fn(&Store, Ipv6Addr, &Record) -> Result<(), store::Error>,
+    ) -> Result<(), Error> {
+        let used_up = || Error::UsedUp { home_address, spi: name(&key) };
+        let next = number.checked_add(RESERVE).ok_or_else(used_up)?;
+        self.keep_output(home_address, key, Some(next), save)
+    }
+
+    /// A packet is about to leave through the SAs of a home address: makes sure that its number is reserved.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`]; the packet must not leave then.
+    pub fn spend(&mut self, home_address: Ipv6Addr) -> Result<(), Error> {
+        let spent = self.spent.entry(home_address).or_default();
+        if *spent + 1 >= RESERVE / 2 {
+            for key in self.outbound(home_address) {
+                let reserved = self.reserved(home_address, &key).unwrap_or(0);
+                self.reserve_beyond(home_address, key, reserved, Store::save)?;
+            }
+            self.spent.insert(home_address, 0);
+        }
+        *self.spent.entry(home_address).or_default() += 1;
+        Ok(())
+    }
+
+    /// An outbound SA that stands at `used` is raised to `number`, which another host may have come to: makes sure that it and those after it
+    /// are reserved. This survives the end of the process; a crash of the machine takes longer than the clock needs to pass these numbers.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`]; the SA must stay as it is then.
+    pub fn raise(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: u32) -> Result<(), Error> {
+        if self.reserved(home_address, &key).unwrap_or(0).saturating_sub(number) > RESERVE / 2 {
+            return Ok(());
+        }
+        self.reserve_beyond(home_address, key, number, Store::save_soon)
+    }
+
+    /// What another host says of an inbound SA: what it has seen up to `number` stays a replay here, also after a restart.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn keep_input(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: u32) -> Result<(), Error> {
+        let record = self.records.entry(home_address).or_default();
+        let mut changed = record.clone();
+        changed.input_sequence.insert(name(&key), number);
+        self.store.save(home_address, &changed)?;
+        *record = changed;
+        Ok(())
     }
 
     /// Takes back what [`Self::reserve`] reserved at the start, for SAs that the kernel does not hold. Only before anything was sent, when
@@ -137,21 +307,27 @@ impl Ledger {
             if let Some(before) = self.reserved_at_start.remove(&key)
                 && !observed.contains_key(&key)
             {
-                self.keep_output(home_address, key, before)?;
+                self.keep_output(home_address, key, before, Store::save)?;
             }
         }
         Ok(())
     }
 
     /// Writes the number of an outbound SA; when that fails, the one before is still what this ledger goes by.
-    fn keep_output(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: Option<u32>) -> Result<(), Error> {
+    fn keep_output(
+        &mut self,
+        home_address: Ipv6Addr,
+        key: AssociationKey,
+        number: Option<u32>,
+        save: fn(&Store, Ipv6Addr, &Record) -> Result<(), store::Error>,
+    ) -> Result<(), Error> {
         let record = self.records.entry(home_address).or_default();
         let mut changed = record.clone();
         let _ = match number {
             Some(number) => changed.output_sequence.insert(name(&key), number),
             None => changed.output_sequence.remove(&name(&key)),
         };
-        self.store.save(home_address, &changed)?;
+        save(&self.store, home_address, &changed)?;
         *record = changed;
         Ok(())
     }
@@ -164,6 +340,9 @@ impl Ledger {
         let mut result = Ok(());
         for (home_address, record) in &mut self.records {
             let mut changed = record.clone();
+            if let Some(used) = self.used.get(home_address) {
+                changed.last_sequence = used.0;
+            }
             for (_, key) in self.associations.iter().filter(|(address, _)| address == home_address) {
                 let Some(state) = observed.get(key) else { continue };
                 // Written out, since `is_outbound` would borrow all of `self`.
@@ -214,12 +393,15 @@ mod tests {
         Ledger::open(Store::open(directory).unwrap(), &policy.unwrap()).unwrap()
     }
 
+    /// A time before the floor rises.
+    const EARLY: Duration = Duration::ZERO;
+
     fn output(ledger: &Ledger) -> u32 {
-        ledger.starts().values().map(|state| state.output).max().unwrap()
+        ledger.starts(EARLY).values().map(|state| state.output).max().unwrap()
     }
 
     fn observed(ledger: &Ledger, output: u32, input: u32) -> BTreeMap<AssociationKey, ReplayState> {
-        ledger.starts().keys().map(|key| (*key, ReplayState { output, input })).collect()
+        ledger.starts(EARLY).keys().map(|key| (*key, ReplayState { output, input })).collect()
     }
 
     #[test]
@@ -228,11 +410,11 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let mut first = ledger(directory.path(), role);
             assert_eq!(output(&first), 0);
-            first.reserve(&BTreeMap::new(), true).unwrap();
+            first.reserve(&BTreeMap::new(), EARLY, true).unwrap();
             // While it runs, the reservation goes ahead of what is used.
             for used in [5, RESERVE / 2 - 1, RESERVE, 3 * RESERVE] {
                 let now = observed(&first, used, 0);
-                first.reserve(&now, false).unwrap();
+                first.reserve(&now, EARLY, false).unwrap();
                 let crashed = ledger(directory.path(), role);
                 assert!(output(&crashed) > used, "{role:?} {used}");
             }
@@ -243,11 +425,11 @@ mod tests {
     fn leaving_in_good_order_wastes_nothing_and_keeps_the_window() {
         let directory = tempfile::tempdir().unwrap();
         let mut first = ledger(directory.path(), Role::MobileNode);
-        first.reserve(&BTreeMap::new(), true).unwrap();
+        first.reserve(&BTreeMap::new(), EARLY, true).unwrap();
         let now = observed(&first, 7, 9);
         first.settle(&now).unwrap();
         let second = ledger(directory.path(), Role::MobileNode);
-        let states: Vec<_> = second.starts().into_values().collect();
+        let states: Vec<_> = second.starts(EARLY).into_values().collect();
         assert!(states.contains(&ReplayState { output: 7, input: 0 }), "{states:?}");
         assert!(states.contains(&ReplayState { output: 0, input: 9 }), "{states:?}");
     }
@@ -257,19 +439,19 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut ledger = ledger(directory.path(), Role::MobileNode);
         let now = observed(&ledger, u32::MAX - 5, 0);
-        assert!(matches!(ledger.reserve(&now, true), Err(Error::UsedUp { .. })));
+        assert!(matches!(ledger.reserve(&now, EARLY, true), Err(Error::UsedUp { .. })));
     }
 
     #[test]
     fn a_daemon_that_cannot_start_uses_up_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let mut first = ledger(directory.path(), Role::MobileNode);
-        first.reserve(&BTreeMap::new(), true).unwrap();
+        first.reserve(&BTreeMap::new(), EARLY, true).unwrap();
         first.give_back(&BTreeMap::new()).unwrap();
         let mut second = ledger(directory.path(), Role::MobileNode);
         assert_eq!(output(&second), 0);
         // What the kernel holds may have been used.
-        second.reserve(&BTreeMap::new(), true).unwrap();
+        second.reserve(&BTreeMap::new(), EARLY, true).unwrap();
         let now = observed(&second, 3, 0);
         second.give_back(&now).unwrap();
         assert_eq!(output(&ledger(directory.path(), Role::MobileNode)), RESERVE);
@@ -281,10 +463,10 @@ mod tests {
         let state = directory.path().join("state");
         let mut ledger = ledger(&state, Role::MobileNode);
         std::fs::rename(&state, directory.path().join("gone")).unwrap();
-        assert!(matches!(ledger.reserve(&BTreeMap::new(), false), Err(Error::Store(_))));
+        assert!(matches!(ledger.reserve(&BTreeMap::new(), EARLY, false), Err(Error::Store(_))));
         assert_eq!(output(&ledger), 0);
         std::fs::rename(directory.path().join("gone"), &state).unwrap();
-        ledger.reserve(&BTreeMap::new(), false).unwrap();
+        ledger.reserve(&BTreeMap::new(), EARLY, false).unwrap();
         assert_eq!(output(&ledger), RESERVE);
     }
 
@@ -294,5 +476,72 @@ mod tests {
         let home: Ipv6Addr = "2001:db8:2000::10".parse().unwrap();
         ledger(directory.path(), Role::MobileNode).keep_binding_sequence(home, SequenceNumber(65535)).unwrap();
         assert_eq!(ledger(directory.path(), Role::MobileNode).binding_sequence(home), SequenceNumber(65535));
+    }
+
+    fn home() -> Ipv6Addr {
+        "2001:db8:2000::10".parse().unwrap()
+    }
+
+    #[test]
+    fn reserved_binding_sequences_need_no_disk_and_are_given_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let mut first = ledger(&state, Role::MobileNode);
+        first.keep_binding_sequence(home(), SequenceNumber(65_530)).unwrap();
+        first.reserve_binding_sequences(home()).unwrap();
+        assert_eq!(ledger(&state, Role::MobileNode).binding_sequence(home()), SequenceNumber(2), "after a crash");
+        let gone = directory.path().join("gone");
+        std::fs::rename(&state, &gone).unwrap();
+        for number in [65_531, 65_535, 0, 2] {
+            first.keep_binding_sequence(home(), SequenceNumber(number)).unwrap();
+        }
+        assert!(first.keep_binding_sequence(home(), SequenceNumber(3)).is_err(), "beyond the reserve");
+        std::fs::rename(&gone, &state).unwrap();
+        first.settle(&BTreeMap::new()).unwrap();
+        assert_eq!(ledger(&state, Role::MobileNode).binding_sequence(home()), SequenceNumber(2));
+        first.keep_binding_sequence(home(), SequenceNumber(600)).unwrap();
+        assert_eq!(ledger(&state, Role::MobileNode).binding_sequence(home()), SequenceNumber(600), "an adopted one");
+    }
+
+    #[test]
+    fn packets_between_two_observations_stay_within_the_reserve() {
+        for role in [Role::MobileNode, Role::HomeAgent] {
+            let directory = tempfile::tempdir().unwrap();
+            let mut first = ledger(directory.path(), role);
+            first.reserve(&BTreeMap::new(), EARLY, true).unwrap();
+            for used in 1..5 * RESERVE {
+                first.spend(home()).unwrap();
+                if used % 50 == 0 {
+                    assert!(output(&ledger(directory.path(), role)) > used, "{role:?} {used}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_knows_nothing_starts_at_the_clock_and_one_that_knows_more_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let late = Duration::from_secs(crate::daemon::floor::EPOCH + 1_000);
+        let highest = |ledger: &Ledger| ledger.starts(late).values().map(|state| state.output).max().unwrap();
+        let mut first = ledger(directory.path(), Role::MobileNode);
+        assert_eq!(highest(&first), 16_000);
+        first.reserve(&BTreeMap::new(), late, true).unwrap();
+        assert_eq!(highest(&ledger(directory.path(), Role::MobileNode)), 16_000 + RESERVE, "after a crash");
+        let now = observed(&first, 50_000, 0);
+        first.settle(&now).unwrap();
+        assert_eq!(highest(&ledger(directory.path(), Role::MobileNode)), 50_000, "the clock was put back");
+    }
+
+    #[test]
+    fn a_raised_number_is_reserved_before_it_is_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut first = ledger(directory.path(), Role::MobileNode);
+        first.reserve(&BTreeMap::new(), EARLY, true).unwrap();
+        let [key] = first.outbound(home())[..] else { panic!() };
+        first.raise(home(), key, 16_000).unwrap();
+        assert_eq!(output(&ledger(directory.path(), Role::MobileNode)), 16_000 + RESERVE);
+        assert_eq!(first.owner(&key), Some((home(), true)));
+        let unknown = AssociationKey { spi: 1, ..key };
+        assert_eq!(first.owner(&unknown), None);
     }
 }

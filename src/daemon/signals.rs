@@ -7,8 +7,10 @@ use tokio::signal::unix::{SignalKind, signal};
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM, SIGINT or SIGHUP: de-register and leave.
+    /// SIGTERM or SIGINT: de-register and leave.
     Leave,
+    /// SIGHUP: read the policy again.
+    Reload,
     /// SIGUSR1: write the counters to the log.
     Report,
 }
@@ -31,7 +33,6 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            // Its default would end the process with everything left behind.
             hang_up: signal(SignalKind::hangup())?,
             report: signal(SignalKind::user_defined1())?,
         })
@@ -42,7 +43,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Signal::Leave,
             _ = self.interrupt.recv() => Signal::Leave,
-            _ = self.hang_up.recv() => Signal::Leave,
+            _ = self.hang_up.recv() => Signal::Reload,
             _ = self.report.recv() => Signal::Report,
         }
     }
@@ -69,7 +70,7 @@ mod tests {
         runtime.block_on(async {
             let mut signals = Signals::new().unwrap();
             assert!(!signals.leave_asked().await);
-            nix::sys::signal::raise(nix::sys::signal::Signal::SIGHUP).unwrap();
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             assert!(signals.leave_asked().await);
             assert!(!signals.leave_asked().await);

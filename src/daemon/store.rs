@@ -41,7 +41,7 @@ pub enum Error {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Record {
-    /// The last binding update sequence number used.
+    /// A binding update sequence number that none has gone beyond (mobile node), or the last one accepted (home agent).
     pub last_sequence: u16,
     /// For each outbound SPI (as hexadecimal text) an ESP sequence number that no packet has gone beyond.
     pub output_sequence: BTreeMap<String, u32>,
@@ -65,7 +65,7 @@ impl Store {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         let store = Self { directory: directory.to_owned() };
         let probe = store.directory.join(".writable");
-        store.write_file(&probe, b"")?;
+        store.write_file(&probe, b"", true)?;
         fs::remove_file(&probe).map_err(failed)?;
         Ok(store)
     }
@@ -93,6 +93,19 @@ impl Store {
     /// # Errors
     /// When it cannot be written; the old record is still there then.
     pub fn save(&self, home_address: Ipv6Addr, record: &Record) -> Result<(), Error> {
+        self.write(home_address, record, true)
+    }
+
+    /// Writes the record of a home address without waiting for the disk; when this returns, it survives the end of this process, however that
+    /// happens, and a crash of the machine some seconds later.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old record is still there then.
+    pub fn save_soon(&self, home_address: Ipv6Addr, record: &Record) -> Result<(), Error> {
+        self.write(home_address, record, false)
+    }
+
+    fn write(&self, home_address: Ipv6Addr, record: &Record, durable: bool) -> Result<(), Error> {
         let path = self.path(home_address);
         let text = toml::to_string(record).map_err(|e| Error::Io {
             action: "encode",
@@ -100,17 +113,17 @@ impl Store {
             source: io::Error::other(e),
         })?;
         let temporary = self.directory.join(format!(".{home_address}.new"));
-        self.write_file(&temporary, text.as_bytes())?;
+        self.write_file(&temporary, text.as_bytes(), durable)?;
         let failed = |source| Error::Io { action: "replace", path: path.clone(), source };
         fs::rename(&temporary, &path).map_err(failed)?;
-        File::open(&self.directory).and_then(|d| d.sync_all()).map_err(failed)
+        if durable { File::open(&self.directory).and_then(|d| d.sync_all()).map_err(failed) } else { Ok(()) }
     }
 
-    fn write_file(&self, path: &Path, content: &[u8]) -> Result<(), Error> {
+    fn write_file(&self, path: &Path, content: &[u8], durable: bool) -> Result<(), Error> {
         let failed = |source| Error::Io { action: "write", path: path.to_owned(), source };
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(failed)?;
-        file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)
+        file.write_all(content).and_then(|()| if durable { file.sync_all() } else { Ok(()) }).map_err(failed)
     }
 }
 

@@ -102,6 +102,21 @@ impl PseudoHomeNetwork {
         Arc::clone(&self.counters)
     }
 
+    /// One more guest on the port, not attached.
+    pub fn add_guest(&mut self, guest: GuestConfig) {
+        self.remove_guest(guest.guest);
+        self.config.guests.push(guest.clone());
+        self.guests.push(Guest::new(guest));
+        self.refresh_view();
+    }
+
+    /// A guest that is not of this port any more.
+    pub fn remove_guest(&mut self, guest: GuestId) {
+        self.config.guests.retain(|other| other.guest != guest);
+        self.guests.retain(|other| other.config.guest != guest);
+        self.refresh_view();
+    }
+
     /// This host carries the guest from now on: its data passes, it is advertised to at once, and what it remembers
     /// of the routers of its home link is corrected. Called again for a guest that is attached, it tells it all of
     /// this again.

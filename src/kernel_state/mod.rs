@@ -11,6 +11,7 @@
 //! kind, addresses by being on our dummy link, security associations by the policy file. One daemon per network
 //! namespace: two would take each other's objects for leftovers.
 
+mod adoption;
 mod compile;
 mod concern;
 mod display;
@@ -18,6 +19,7 @@ mod object;
 mod ownership;
 mod plan;
 
+pub use adoption::{Adopted, adopted};
 pub use compile::{Bindings, Configuration, Guest, Site, at_rest, compile};
 pub use object::{Address, Link, LinkKind, Route, RouteKey, RouteKind, Rule};
 pub use ownership::{associated, owned};

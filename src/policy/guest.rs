@@ -28,6 +28,7 @@ impl Resolver<'_> {
                 self.only_in(Role::MobileNode, &fields.mac, &format!("{path}.mac"));
                 self.only_in(Role::MobileNode, &fields.port, &format!("{path}.port"));
                 self.only_in(Role::MobileNode, &fields.router, &format!("{path}.router"));
+                self.only_in(Role::MobileNode, &fields.attach, &format!("{path}.attach"));
                 Some(None)
             }
         };
@@ -96,7 +97,8 @@ impl Resolver<'_> {
                 diagnostic.help("give the guest another MAC address, or name another one in router = { mac = … }"),
             );
         }
-        Some(Attachment { mac: mac?, port: port?, router: router? })
+        let attach = self.optional(&table.get_ref().attach, &format!("{path}.attach"), |text| value::attach_mode(text));
+        Some(Attachment { mac: mac?, port: port?, router: router?, attach: attach?.unwrap_or_default() })
     }
 
     fn port(&mut self, table: &Spanned<schema::Port>, key: &str) -> Option<Port> {

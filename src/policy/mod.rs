@@ -24,7 +24,8 @@ use std::sync::Arc;
 
 pub use keys::{KeyError, KeyFile, KeyPaths, KeySource, KeyTextError, key_text, parse_key_text};
 pub use model::{
-    Attachment, GuestPolicy, HomeAgentPolicy, Policy, Port, Protection, Role, RouterPolicy, UplinkPolicy, Warning,
+    AttachMode, Attachment, GuestPolicy, HomeAgentPolicy, Policy, Port, Protection, Role, RouterPolicy, UplinkPolicy,
+    Warning,
 };
 pub use report::{Diagnostic, Report};
 

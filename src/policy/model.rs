@@ -92,6 +92,20 @@ pub struct Attachment {
     pub port: Port,
     /// The router of the pseudo home network.
     pub router: RouterPolicy,
+    /// From when on the host speaks for it.
+    pub attach: AttachMode,
+}
+
+/// When a host begins to speak for a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AttachMode {
+    /// From the start of the daemon on, whether the guest was seen or not.
+    #[default]
+    Always,
+    /// Everything is prepared at the start, and the guest attached when it is seen.
+    WhenSeen,
+    /// By commands only.
+    OnCommand,
 }
 
 /// Where a guest's frames come from.

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use super::AttachMode;
 use crate::vocabulary::{MacAddress, ParseVocabularyError, Prefix};
 
 /// What is wrong with a value, and what to do about it.
@@ -131,6 +132,19 @@ pub(super) fn host_name(text: &str) -> Result<String, Wrong> {
         format!("expected a host name of 1 to 64 letters, digits, '.', '_' and '-', got {text:?}"),
         "write the name that `uname -n` shows on that host",
     ))
+}
+
+/// When a guest is attached.
+pub(super) fn attach_mode(text: &str) -> Result<AttachMode, Wrong> {
+    match text {
+        "always" => Ok(AttachMode::Always),
+        "when-seen" => Ok(AttachMode::WhenSeen),
+        "on-command" => Ok(AttachMode::OnCommand),
+        other => Err(Wrong::new(
+            format!("expected \"always\", \"when-seen\" or \"on-command\", got {other:?}"),
+            "write \"when-seen\" for a guest that comes and goes by live migration; \"always\" is the default",
+        )),
+    }
 }
 
 /// A binding lifetime in seconds (RFC 6275 §6.1.7: 16 bits in units of 4 seconds).

@@ -20,15 +20,16 @@ pub(crate) struct Agent {
 
 impl Agent {
     pub(crate) fn new(detect_duplicates: bool) -> Self {
-        let engine = HomeAgent::new(Config {
+        let mut engine = HomeAgent::new(Config {
             address: home_agent_address(),
             home_link: "2001:db8:2000::/64".parse().unwrap(),
             link_layer_address: OUR_MAC,
             maximum_lifetime: Duration::from_secs(600),
             detect_duplicates,
+            key_management_mobility: false,
             maximum_bindings: 100,
-            guests: vec![(GUEST, home_address())],
         });
+        engine.add_guest(GUEST, home_address(), None);
         Self { engine, now: Instant::now(), answers: Vec::new(), vias: Vec::new(), frames: Vec::new() }
     }
 

@@ -536,15 +536,17 @@ fn new_host(stored: SequenceNumber, lifetime: Lifetime, now: Instant) -> Host {
 }
 
 fn new_agent() -> HomeAgent {
-    HomeAgent::new(home_agent::Config {
+    let mut agent = HomeAgent::new(home_agent::Config {
         address: home_agent_address(),
         home_link: "2001:db8:2000::/64".parse().unwrap(),
         link_layer_address: HOME_AGENT_MAC,
         maximum_lifetime: Duration::from_secs(3_600),
         detect_duplicates: true,
+        key_management_mobility: false,
         maximum_bindings: 10,
-        guests: vec![(GUEST, home_address())],
-    })
+    });
+    agent.add_guest(GUEST, home_address(), None);
+    agent
 }
 
 /// Someone on the home link says that the home address is theirs.

@@ -9,32 +9,38 @@ use super::Runner;
 use crate::daemon::Error;
 use crate::daemon::packet_path::{PacketPath, Report, View};
 use crate::daemon::ports::OpenPort;
+use crate::daemon::roster::Roster;
 use crate::daemon::shared::Shared;
 use crate::daemon::tunnel_socket::TunnelSocket;
 use crate::home_network::{self, PseudoHomeNetwork};
-use crate::policy::{GuestPolicy, Policy, RouterPolicy};
+use crate::policy::{Attachment, GuestPolicy, RouterPolicy};
 use crate::tunnel::{self, Counters, Entry, Table};
 use crate::vocabulary::{GuestId, MacAddress};
 
 /// What the guests of a port are shown. One port is one link, so it has one router: that of its first guest.
-pub(super) fn network(policy: &Policy, port: &OpenPort) -> PseudoHomeNetwork {
+pub(super) fn network(roster: &Roster, port: &OpenPort) -> PseudoHomeNetwork {
     let attachments: Vec<_> = port
         .guests
         .iter()
-        .filter_map(|id| Some((*id, policy.guests.get(id.0)?)))
+        .filter_map(|id| Some((*id, roster.get(*id)?)))
         .filter_map(|(id, guest)| Some((id, guest, guest.attachment.as_ref()?)))
         .collect();
-    let guests = attachments.iter().map(|(id, guest, attachment)| home_network::GuestConfig {
-        autonomous: attachment.router.autonomous,
-        ..home_network::GuestConfig::new(*id, guest.home_address, attachment.mac)
-    });
-    let home_agent = &policy.home_agent;
+    let guests = attachments.iter().map(|(id, guest, attachment)| guest_config(*id, guest, attachment));
+    let home_agent = &roster.policy().home_agent;
     let mut config = home_network::Config::new(home_agent.home_link, home_agent.address, guests.collect());
     if let Some((_, _, attachment)) = attachments.first() {
         config.router_link_local = attachment.router.link_local;
         config.router_mac = attachment.router.mac;
     }
     PseudoHomeNetwork::new(config)
+}
+
+/// One guest as its port's network knows it.
+pub(super) fn guest_config(id: GuestId, guest: &GuestPolicy, attachment: &Attachment) -> home_network::GuestConfig {
+    home_network::GuestConfig {
+        autonomous: attachment.router.autonomous,
+        ..home_network::GuestConfig::new(id, guest.home_address, attachment.mac)
+    }
 }
 
 impl Runner {
@@ -46,7 +52,7 @@ impl Runner {
             let link_mtu = open.mtu as usize;
             let mut smallest = tunnel::inner_mtu(path_mtu).min(link_mtu);
             for id in &open.guests {
-                let Some(guest) = self.policy.guests.get(id.0) else { continue };
+                let Some(guest) = self.roster.get(*id) else { continue };
                 let mtu = self.path_mtus.get(id).map_or(usize::MAX, |mtu| tunnel::inner_mtu(*mtu as usize));
                 let mtu = mtu.min(tunnel::inner_mtu(path_mtu));
                 smallest = smallest.min(mtu);
@@ -56,7 +62,7 @@ impl Runner {
                 network.set_mtu(u32::try_from(smallest).unwrap_or(u32::MAX), now);
             }
         }
-        self.path.view.replace(view(&self.policy, &self.ports, &self.networks, Table::new(entries)));
+        self.path.view.replace(view(&self.roster, &self.ports, &self.networks, Table::new(entries)));
     }
 
     fn entry(&self, id: GuestId, guest: &GuestPolicy, port: usize, mtu: usize, link_mtu: usize) -> Option<Entry> {
@@ -64,7 +70,7 @@ impl Runner {
         Some(Entry {
             guest: id,
             home_address: guest.home_address,
-            home_agent: self.policy.home_agent.address,
+            home_agent: self.roster.policy().home_agent.address,
             mac: attachment.mac,
             port,
             carrier: self.carriers.get(&id).copied(),
@@ -77,7 +83,7 @@ impl Runner {
 
 /// Starts the threads between the ports and the tunnel.
 pub(super) fn packet_path(
-    policy: &Policy,
+    roster: &Roster,
     ports: &[OpenPort],
     networks: &[PseudoHomeNetwork],
     reports: mpsc::Sender<Report>,
@@ -85,7 +91,7 @@ pub(super) fn packet_path(
     let tunnel = TunnelSocket::open().map_err(|source| Error::socket("a raw socket for IPv6 in IPv6", source))?;
     let path = PacketPath {
         socket: Arc::new(tunnel),
-        view: Shared::new(view(policy, ports, networks, Table::new([]))),
+        view: Shared::new(view(roster, ports, networks, Table::new([]))),
         counters: Arc::new(Counters::new()),
         frames: networks.iter().map(PseudoHomeNetwork::counters).collect(),
         reports,
@@ -98,16 +104,16 @@ pub(super) fn packet_path(
     Ok(path)
 }
 
-fn view(policy: &Policy, ports: &[OpenPort], networks: &[PseudoHomeNetwork], table: Table) -> View {
+fn view(roster: &Roster, ports: &[OpenPort], networks: &[PseudoHomeNetwork], table: Table) -> View {
     View {
         table,
         ports: networks.iter().map(PseudoHomeNetwork::guests).collect(),
         devices: ports.iter().map(|port| Arc::clone(&port.device)).collect(),
-        router_macs: router_macs(policy, ports),
+        router_macs: router_macs(roster, ports),
     }
 }
 
-fn router_macs(policy: &Policy, ports: &[OpenPort]) -> Vec<MacAddress> {
-    let first = |port: &OpenPort| policy.guests.get(port.guests.first()?.0)?.attachment.as_ref();
+fn router_macs(roster: &Roster, ports: &[OpenPort]) -> Vec<MacAddress> {
+    let first = |port: &OpenPort| roster.get(*port.guests.first()?)?.attachment.as_ref();
     ports.iter().map(|port| first(port).map_or(RouterPolicy::DEFAULT_MAC, |attachment| attachment.router.mac)).collect()
 }

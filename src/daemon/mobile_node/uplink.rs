@@ -61,12 +61,12 @@ fn judge(policy: &Policy, found: Option<Uplink>) -> Result<Uplink, Unfit> {
 
 impl Runner {
     pub(super) fn care_of_address(&self) -> Option<Ipv6Addr> {
-        Some(care_of_address(&self.policy, self.uplink.as_ref()?))
+        Some(care_of_address(self.roster.policy(), self.uplink.as_ref()?))
     }
 
     /// Looks where the home agent is now. Whether the uplink is another one than before, or has another name or MTU.
     pub(super) async fn look_at_uplink(&mut self, now: Instant) -> bool {
-        let found = match self.kernel.reconciler().route().route_to(self.policy.home_agent.address).await {
+        let found = match self.kernel.route().route_to(self.roster.policy().home_agent.address).await {
             Ok(found) => found,
             // Not knowing is no reason to let go of what works.
             Err(error) => {
@@ -75,13 +75,14 @@ impl Runner {
             }
         };
         let before = self.care_of_address();
-        let (uplink, unfit) = match judge(&self.policy, found) {
+        let (uplink, unfit) = match judge(self.roster.policy(), found) {
             Ok(uplink) => (Some(uplink), None),
             Err(unfit) => (None, Some(unfit)),
         };
         if unfit != self.unfit {
             if let Some(unfit) = &unfit {
                 tracing::warn!("{unfit}");
+                self.herald.warn(None, "no-uplink", &unfit.to_string());
             }
             self.unfit = unfit;
         }
@@ -98,10 +99,12 @@ impl Runner {
         let care_of = self.care_of_address();
         if care_of != before {
             if let (Some(uplink), Some(care_of)) = (&self.uplink, care_of) {
-                tracing::info!("on the foreign link {}, care-of address {care_of}", uplink.name);
+                let text = format!("on the foreign link {}, care-of address {care_of}", uplink.name);
+                tracing::info!("{text}");
+                self.herald.tell(None, "moved", &text, None);
             }
-            for guest in 0..self.policy.guests.len() {
-                self.engine.care_of_changed(GuestId(guest), care_of, now);
+            for guest in self.roster.ids() {
+                self.engine.care_of_changed(*guest, care_of, now);
             }
         }
         self.publish(now);

@@ -6,6 +6,7 @@ mod route_codec;
 pub mod xfrm;
 mod xfrm_codec;
 pub mod xfrm_monitor;
+mod xfrm_replay;
 
 use std::io;
 

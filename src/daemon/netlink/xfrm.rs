@@ -167,7 +167,7 @@ impl Client {
         absent_is_fine(self.request(codec::delete_policy(key), 0))
     }
 
-    fn request(&mut self, message: XfrmMessage, flags: u16) -> Result<(), Error> {
+    pub(super) fn request(&mut self, message: XfrmMessage, flags: u16) -> Result<(), Error> {
         self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         let mut done = false;
         while !done {
@@ -207,6 +207,28 @@ impl Client {
             }
         }
         Err(Error::Interrupted)
+    }
+
+    /// Asks for one object, which comes as a message of `kind`.
+    pub(super) fn ask<T>(
+        &mut self,
+        request: XfrmMessage,
+        kind: u16,
+        parse: impl Fn(&[u8]) -> Result<T, netlink_packet_core::DecodeError>,
+    ) -> Result<Option<T>, Error> {
+        self.send(request, NLM_F_REQUEST)?;
+        let (mut done, mut found) = (false, None);
+        while !done {
+            done = self.receive(|message| match message.kind {
+                NLMSG_ERROR => acknowledgement(message).map(|()| true),
+                other if other == kind => {
+                    found = Some(parse(message.payload).map_err(|e| Error::Malformed(e.to_string()))?);
+                    Ok(true)
+                }
+                _ => Ok(false),
+            })?;
+        }
+        Ok(found)
     }
 
     fn send(&mut self, message: XfrmMessage, flags: u16) -> Result<(), Error> {

@@ -63,12 +63,13 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(id: GuestId, home_address: Ipv6Addr) -> Self {
+    /// `last_sequence` is what durable storage has.
+    pub(super) fn new(id: GuestId, home_address: Ipv6Addr, last_sequence: Option<SequenceNumber>) -> Self {
         Self {
             id,
             home_address,
             state: State::None,
-            last_sequence: None,
+            last_sequence,
             secured: None,
             waiting: None,
             announcing: None,
@@ -299,6 +300,11 @@ impl Entry {
         }
     }
 
+    /// The home address is served no more.
+    pub(super) fn remove(&mut self, ctx: &mut Context<'_>) {
+        self.end(ctx);
+    }
+
     /// The binding ends: no interception, no kernel state.
     fn end(&mut self, ctx: &mut Context<'_>) {
         self.state = State::None;
@@ -361,7 +367,8 @@ impl Entry {
     }
 }
 
-/// A binding acknowledgement to where the request came from (RFC 6275 §9.5.4). K is clear: IKE endpoints are not moved.
+/// A binding acknowledgement to where the request came from (RFC 6275 §9.5.4). K says that security associations survive a movement, so it is
+/// for acceptances (RFC 6275 §6.1.8, §10.3.1): here they always do, since neither their addresses nor their keys follow the care-of address.
 pub(super) fn acknowledgement(
     request: &Request,
     status: Status,
@@ -373,7 +380,7 @@ pub(super) fn acknowledgement(
     *counters.answered.entry(status.0).or_default() += 1;
     let message = Message::BindingAcknowledgement(BindingAcknowledgement {
         status,
-        key_management_mobility: false,
+        key_management_mobility: request.key_management_mobility && status.is_accepted(),
         sequence,
         lifetime,
         options: Vec::new(),
@@ -381,6 +388,7 @@ pub(super) fn acknowledgement(
     Output::Transmit {
         after,
         home_address: request.home_address,
+        accepted: status.is_accepted().then_some(request.sequence),
         via_care_of: request.reply_via,
         message: message.emit(),
     }

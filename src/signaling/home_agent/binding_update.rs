@@ -22,6 +22,8 @@ pub(super) struct Request {
     /// Whether an acknowledgement of success is wanted (A); refusals are always answered (RFC 6275 §9.5.4).
     pub acknowledge: bool,
     pub mobile_router: bool,
+    /// The K bit of an acceptance (RFC 6275 §10.3.1): asked for, and configured here.
+    pub key_management_mobility: bool,
     /// Where the answer goes: back to the source address of the packet (RFC 6275 §9.5.4).
     pub reply_via: Option<Ipv6Addr>,
 }
@@ -64,6 +66,7 @@ pub(super) fn read(config: &Config, received: Received, message: &[u8]) -> Resul
         lifetime: update.lifetime,
         acknowledge: update.flags.acknowledge,
         mobile_router: update.flags.other & MOBILE_ROUTER != 0,
+        key_management_mobility: update.flags.key_management_mobility && config.key_management_mobility,
         reply_via: received.care_of,
     };
     if !request.is_deletion() {

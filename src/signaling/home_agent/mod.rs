@@ -1,12 +1,12 @@
-//! The home agent role of RFC 6275 for a fixed set of home addresses.
+//! The home agent role of RFC 6275 for the home addresses of a policy.
 //!
 //! What this implementation decides where the RFC leaves it open, or beyond it:
 //!
 //! * **Sequence numbers outlive bindings.** RFC 6275 §9.5.1 accepts any number when there is no binding. Here the last
-//!   number accepted is remembered while the process lives, and an older one gets status 135 also then: otherwise a
+//!   number accepted is remembered, by the shell also beyond the life of the process, and an older one gets status 135 also then: otherwise a
 //!   binding update that was overtaken by the de-registration, or a recorded one (SAs made by hand have no replay window
 //!   by default), would bring the binding back. A mobile node must adopt 135 (RFC 6275 §11.7.3), so a new host, or one
-//!   that has lost its number, pays one round trip. After a restart of the home agent any number is accepted.
+//!   that has lost its number, pays one round trip.
 //! * During duplicate address detection newer binding updates replace the one to be answered; copies are thrown away.
 //! * H clear: thrown away, for a correspondent registration would need return routability. A clear: answered only if
 //!   refused. R changed on a live binding: status 139. K is not a type of registration and may change.
@@ -29,7 +29,7 @@ use std::net::Ipv6Addr;
 use std::time::Instant;
 
 use crate::signaling::engine::{Generations, Timers};
-use crate::vocabulary::{Generation, GuestId, Lifetime};
+use crate::vocabulary::{Generation, GuestId, Lifetime, SequenceNumber};
 use crate::wire::mobility::Status;
 use binding_cache::{Context, Entry};
 use binding_update::Request;
@@ -50,20 +50,41 @@ pub struct HomeAgent {
 }
 
 impl HomeAgent {
-    /// A home agent without bindings.
+    /// A home agent that serves nobody yet.
     pub fn new(config: Config) -> Self {
-        let by_home_address = config.guests.iter().map(|(id, home_address)| (*home_address, *id)).collect();
-        let entries = config.guests.iter().map(|(id, home_address)| (*id, Entry::new(*id, *home_address))).collect();
         Self {
             config,
-            entries,
-            by_home_address,
+            entries: BTreeMap::new(),
+            by_home_address: BTreeMap::new(),
             outputs: VecDeque::new(),
             generations: Generations::default(),
             timers: Timers::default(),
             counters: Counters::default(),
             bindings: 0,
         }
+    }
+
+    /// Serves a home address from now on. `last_sequence` is the last sequence number accepted for it, from durable storage; `None`: any
+    /// number is accepted. A guest that is known already is left as it is.
+    pub fn add_guest(&mut self, guest: GuestId, home_address: Ipv6Addr, last_sequence: Option<SequenceNumber>) {
+        if !self.entries.contains_key(&guest) {
+            self.by_home_address.insert(home_address, guest);
+            self.entries.insert(guest, Entry::new(guest, home_address, last_sequence));
+        }
+    }
+
+    /// Serves a home address no more: its binding ends, without a word to anybody.
+    pub fn remove_guest(&mut self, guest: GuestId, now: Instant) {
+        self.with(guest, now, |entry, ctx| entry.remove(ctx));
+        if self.entries.remove(&guest).is_some() {
+            self.by_home_address.retain(|_, id| *id != guest);
+            self.timers.set(guest, None);
+        }
+    }
+
+    /// Other settings, from a changed policy. Bindings that there are keep their lifetime.
+    pub fn configure(&mut self, config: Config) {
+        self.config = config;
     }
 
     /// Every generation up to this one is in force.

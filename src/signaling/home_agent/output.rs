@@ -22,10 +22,10 @@ pub struct Config {
     pub maximum_lifetime: Duration,
     /// Whether duplicate address detection precedes a new binding (RFC 6275 §10.3.1 asks for it).
     pub detect_duplicates: bool,
+    /// Whether K is set in acknowledgements of updates that have it set (RFC 6275 §10.3.1).
+    pub key_management_mobility: bool,
     /// How many bindings there can be at a time; more are refused with status 130.
     pub maximum_bindings: usize,
-    /// The home addresses served.
-    pub guests: Vec<(GuestId, Ipv6Addr)>,
 }
 
 /// Where a binding update came from, after home address option and ESP have been processed.
@@ -62,12 +62,14 @@ pub enum Output {
         /// The care-of address; `None`: no binding.
         care_of: Option<Ipv6Addr>,
     },
-    /// Send a binding acknowledgement.
+    /// Send a binding acknowledgement. Store `accepted` before it leaves.
     Transmit {
         /// The generation that must be in force; it already is when this comes out.
         after: Generation,
         /// The home address: where it goes to in the end.
         home_address: Ipv6Addr,
+        /// The sequence number that it accepts.
+        accepted: Option<SequenceNumber>,
         /// The address of the type 2 routing header's first hop; `None`: without routing header, to the home address.
         via_care_of: Option<Ipv6Addr>,
         /// The mobility header, checksum not filled in.
@@ -168,6 +170,22 @@ impl Event {
                 "the kernel does not hold what the binding needs: the binding was given up".to_owned()
             }
             Self::Discarded(reason) => format!("message thrown away: {reason}"),
+        }
+    }
+
+    /// Its name for programs, in kebab case.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::DetectingDuplicates => "detecting-duplicates",
+            Self::Registered { .. } => "registered",
+            Self::Moved { .. } => "moved",
+            Self::Refreshed { .. } => "refreshed",
+            Self::Refused { .. } => "refused",
+            Self::Deregistered => "de-registered",
+            Self::Expired => "expired",
+            Self::AddressConflict { .. } => "address-conflict",
+            Self::SecuringFailed => "securing-failed",
+            Self::Discarded(_) => "discarded",
         }
     }
 

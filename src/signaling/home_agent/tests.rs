@@ -4,8 +4,10 @@
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
+mod changes;
+
 use super::*;
-use crate::vocabulary::{MacAddress, SequenceNumber};
+use crate::vocabulary::MacAddress;
 use crate::wire::ethernet::Frame;
 use crate::wire::ipv6::{self, ALL_NODES, solicited_node_multicast};
 use crate::wire::mobility::{BindingAcknowledgement, BindingUpdate, BindingUpdateFlags, Message, MobilityOption};
@@ -68,13 +70,16 @@ impl Bench {
             link_layer_address: OUR_MAC,
             maximum_lifetime: Duration::from_secs(402),
             detect_duplicates: false,
+            key_management_mobility: false,
             maximum_bindings: usize::MAX,
-            guests: vec![(GUEST, home()), (OTHER_GUEST, other_home())],
         };
         change(&mut config);
         let start = Instant::now();
+        let mut agent = HomeAgent::new(config);
+        agent.add_guest(GUEST, home(), None);
+        agent.add_guest(OTHER_GUEST, other_home(), None);
         Self {
-            agent: HomeAgent::new(config),
+            agent,
             start,
             now: start,
             secures: true,

@@ -32,7 +32,7 @@ use std::net::Ipv6Addr;
 use std::time::Instant;
 
 use crate::signaling::engine::{Generations, Timers};
-use crate::vocabulary::{Generation, GuestId};
+use crate::vocabulary::{Generation, GuestId, Lifetime, SequenceNumber};
 use crate::wire::mobility::Message;
 use registration::{Context, Registration};
 
@@ -59,6 +59,43 @@ impl MobileNode {
             self.by_home_address.insert(config.home_address, guest);
             self.guests.insert(guest, Registration::new(guest, config));
         }
+    }
+
+    /// Forgets a guest; what the kernel holds for it is asked away first.
+    pub fn remove_guest(&mut self, guest: GuestId, now: Instant) {
+        self.with(guest, now, |registration, ctx| registration.detach(ctx));
+        if let Some(registration) = self.guests.remove(&guest) {
+            self.by_home_address.remove(&registration.config.home_address);
+            self.timers.set(guest, None);
+        }
+    }
+
+    /// Other settings for a guest, from a changed policy: used from the next binding update on.
+    pub fn configure_guest(&mut self, guest: GuestId, lifetime: Lifetime, key_management_mobility: bool) {
+        if let Some(registration) = self.guests.get_mut(&guest) {
+            registration.configure(lifetime, key_management_mobility);
+        }
+    }
+
+    /// The guest is expected on this host: all that a binding update needs is brought into force, and none is sent. [`attach`](Self::attach)
+    /// then sends it at once.
+    pub fn prepare(&mut self, guest: GuestId, care_of: impl Into<Option<Ipv6Addr>>, now: Instant) {
+        let care_of = care_of.into();
+        self.with(guest, now, |registration, ctx| registration.prepare(care_of, ctx));
+    }
+
+    /// Another host has used sequence numbers up to this one: ours go on beyond it. Never backwards.
+    pub fn continue_from(&mut self, guest: GuestId, sequence: SequenceNumber) {
+        if let Some(registration) = self.guests.get_mut(&guest)
+            && sequence.is_newer_than(registration.sequence)
+        {
+            registration.sequence = sequence;
+        }
+    }
+
+    /// Refreshes a binding now, so that changed keys show what they are worth. A guest without one is left as it is.
+    pub fn refresh(&mut self, guest: GuestId, now: Instant) {
+        self.with(guest, now, |registration, _| registration.refresh(now));
     }
 
     /// The guest is on this host from now on. Without a care-of address registration begins when there is one.

@@ -208,6 +208,26 @@ impl Event {
         }
     }
 
+    /// Its name for programs, in kebab case.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Registered { .. } => "registered",
+            Self::Refreshed { .. } => "refreshed",
+            Self::Retransmitted { .. } => "retransmitted",
+            Self::Refused { .. } => "refused",
+            Self::SequenceAdopted { .. } => "sequence-adopted",
+            Self::Expired => "expired",
+            Self::Stopped(_) => "taken-over",
+            Self::Deregistered(_) => "de-registered",
+            Self::SecuringFailed { .. } => "securing-failed",
+            Self::WaitingForCareOfAddress => "waiting",
+            Self::PrefixDiscoveryNecessary => "prefix-discovery-necessary",
+            Self::BindingError { .. } => "binding-error",
+            Self::RefreshRequested => "refresh-requested",
+            Self::Discarded(_) => "discarded",
+        }
+    }
+
     /// Whether somebody should look at it: the guest is not reachable, or will not be for long.
     pub fn is_trouble(&self) -> bool {
         match self {
@@ -327,7 +347,7 @@ pub struct View {
     pub home_address: Ipv6Addr,
     /// The home agent.
     pub home_agent: Ipv6Addr,
-    /// The state's name, in lower case: `detached`, `waiting`, `securing`, `securing-failed`, `registering`, `bound`,
+    /// The state's name, in lower case: `detached`, `prepared`, `waiting`, `securing`, `securing-failed`, `registering`, `bound`,
     /// `refreshing`, `deregistering`, `refused` or `stopped`.
     pub state: &'static str,
     /// The care-of address being secured, registered or used.

@@ -103,17 +103,46 @@ impl Registration {
         }
     }
 
+    /// The guest is expected: everything but the binding update is made ready.
+    pub(super) fn prepare(&mut self, care_of: Option<Ipv6Addr>, ctx: &mut Context<'_>) {
+        self.leave_state();
+        self.prepare_for(care_of, ctx);
+    }
+
+    fn prepare_for(&mut self, care_of: Option<Ipv6Addr>, ctx: &mut Context<'_>) {
+        match care_of {
+            Some(care_of) => self.begin_securing(care_of, Purpose::Prepare, None, fresh_securing_backoff(), ctx),
+            None => {
+                self.state = State::Prepared { care_of };
+                self.secure(None, ctx);
+            }
+        }
+    }
+
+    /// Other settings, from a changed policy: used from the next binding update on.
+    pub(super) fn configure(&mut self, lifetime: Lifetime, key_management_mobility: bool) {
+        self.config.lifetime = lifetime.max(Lifetime(1));
+        self.config.key_management_mobility = key_management_mobility;
+    }
+
+    /// A binding is refreshed at once, whatever its age.
+    pub(super) fn refresh(&mut self, now: Instant) {
+        if let State::Bound { refresh_at, .. } = &mut self.state {
+            *refresh_at = now.min(*refresh_at);
+        }
+    }
+
     /// The host has moved, or lost its uplink.
     pub(super) fn care_of_changed(&mut self, care_of: Option<Ipv6Addr>, ctx: &mut Context<'_>) {
         if matches!(self.state, State::Detached | State::Stopped { .. }) || care_of == self.state.care_of() {
             return;
         }
-        let deregistering = self.state.is_deregistering();
+        let purpose = self.state.purpose();
         match care_of {
-            None if deregistering => self.finish(Outcome::NoCareOfAddress, ctx),
+            care_of if purpose == Purpose::Prepare => self.prepare_for(care_of, ctx),
+            None if purpose == Purpose::Deregister => self.finish(Outcome::NoCareOfAddress, ctx),
             None => self.wait(ctx),
             Some(care_of) => {
-                let purpose = if deregistering { Purpose::Deregister } else { Purpose::Register };
                 let held = self.state.binding();
                 self.refusal = None;
                 self.begin_securing(care_of, purpose, held, fresh_securing_backoff(), ctx);
@@ -134,7 +163,7 @@ impl Registration {
         match &mut self.state {
             State::Stopped { .. } => self.event(Event::Deregistered(Outcome::TakenOver), ctx),
             _ if !self.known => self.finish(Outcome::NothingSent, ctx),
-            State::Detached | State::Waiting => self.finish(Outcome::NoCareOfAddress, ctx),
+            State::Detached | State::Prepared { .. } | State::Waiting => self.finish(Outcome::NoCareOfAddress, ctx),
             State::Refused { held: None, .. } => self.finish(Outcome::NoBinding, ctx),
             State::Securing { purpose, .. } | State::SecuringFailed { purpose, .. } => *purpose = Purpose::Deregister,
             State::Registering { exchange: Exchange { care_of, generation, .. }, held }
@@ -156,7 +185,7 @@ impl Registration {
         let Some(secured) = self.secured.as_mut().filter(|s| s.generation == generation) else { return };
         secured.failed = true;
         let Some(care_of) = self.state.care_of() else { return };
-        let purpose = if self.state.is_deregistering() { Purpose::Deregister } else { Purpose::Register };
+        let purpose = self.state.purpose();
         let held = self.state.binding();
         let mut backoff = match &self.state {
             State::Securing { backoff, .. } => backoff.clone(),
@@ -254,7 +283,7 @@ impl Registration {
             | State::Registering { held, .. }
             | State::Deregistering { held, .. }
             | State::Refused { held, .. } => *held = None,
-            State::Detached | State::Waiting | State::Stopped { .. } => {}
+            State::Detached | State::Prepared { .. } | State::Waiting | State::Stopped { .. } => {}
         }
         self.event(Event::Expired, ctx);
     }
@@ -283,12 +312,16 @@ impl Registration {
         let lifetime = match purpose {
             Purpose::Register => self.config.lifetime,
             Purpose::Deregister => Lifetime::ZERO,
+            Purpose::Prepare => {
+                self.state = State::Prepared { care_of: Some(care_of) };
+                return;
+            }
         };
         let exchange = Exchange::new(care_of, generation, lifetime, first_timeout, now);
         self.state = match (purpose, held) {
             (Purpose::Deregister, held) => State::Deregistering { exchange, held },
-            (Purpose::Register, Some(binding)) if binding.care_of == care_of => State::Refreshing { binding, exchange },
-            (Purpose::Register, held) => State::Registering { exchange, held },
+            (_, Some(binding)) if binding.care_of == care_of => State::Refreshing { binding, exchange },
+            (_, held) => State::Registering { exchange, held },
         };
     }
 
@@ -369,11 +402,16 @@ impl Registration {
     }
 
     fn leave(&mut self, state: State, ctx: &mut Context<'_>) {
+        self.leave_state();
         self.state = state;
+        self.secure(None, ctx);
+    }
+
+    /// What was known of the registration is the home agent's and another host's now.
+    fn leave_state(&mut self) {
         self.known = false;
         self.registered_until = None;
         self.refusal = None;
-        self.secure(None, ctx);
     }
 
     /// Asks for the kernel state of `care_of`, unless that was the last thing asked for. The generation to wait for.

@@ -12,6 +12,8 @@ use crate::wire::mobility::Status;
 /// What securing a care-of address is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
+    /// To have everything in place, and say nothing.
+    Prepare,
     /// To register it.
     Register,
     /// To de-register from it.
@@ -21,6 +23,8 @@ pub(super) enum Purpose {
 /// A home registration (RFC 6275 §11.7.1).
 ///
 /// ```text
+///     Prepared ◄── applied ── Securing ◄── prepare, from any state; an attach from here finds everything in force
+///
 ///              attach            applied          accepted           refresh_at
 ///  Detached ─────────► Securing ────────► Registering ────────► Bound ─────────► Refreshing
 ///     ▲                 ▲  │ failed          │    ▲               ▲                 │  │
@@ -36,6 +40,8 @@ pub(super) enum Purpose {
 pub(super) enum State {
     /// Not ours to register.
     Detached,
+    /// Silent, with the kernel state of the care-of address in force; without one there is nothing to prepare.
+    Prepared { care_of: Option<Ipv6Addr> },
     /// There is no care-of address.
     Waiting,
     /// The kernel state for the care-of address is being brought into force.
@@ -61,6 +67,7 @@ impl State {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Detached => "detached",
+            Self::Prepared { .. } => "prepared",
             Self::Waiting => "waiting",
             Self::Securing { .. } => "securing",
             Self::SecuringFailed { .. } => "securing-failed",
@@ -77,6 +84,7 @@ impl State {
     pub(super) fn care_of(&self) -> Option<Ipv6Addr> {
         match self {
             Self::Detached | Self::Waiting | Self::Stopped { .. } => None,
+            Self::Prepared { care_of } => *care_of,
             Self::Securing { care_of, .. } | Self::SecuringFailed { care_of, .. } | Self::Refused { care_of, .. } => {
                 Some(*care_of)
             }
@@ -90,7 +98,7 @@ impl State {
     /// What the data path carries.
     pub(super) fn binding(&self) -> Option<Binding> {
         match self {
-            Self::Detached | Self::Waiting | Self::Stopped { .. } => None,
+            Self::Detached | Self::Prepared { .. } | Self::Waiting | Self::Stopped { .. } => None,
             Self::Securing { held, .. }
             | Self::SecuringFailed { held, .. }
             | Self::Registering { held, .. }
@@ -122,18 +130,25 @@ impl State {
 
     /// Whether the guest is on its way out.
     pub(super) fn is_deregistering(&self) -> bool {
-        matches!(
-            self,
-            Self::Deregistering { .. }
-                | Self::Securing { purpose: Purpose::Deregister, .. }
-                | Self::SecuringFailed { purpose: Purpose::Deregister, .. }
-        )
+        self.purpose() == Purpose::Deregister
+    }
+
+    /// What a care-of address is secured for in this state.
+    pub(super) fn purpose(&self) -> Purpose {
+        match self {
+            Self::Securing { purpose, .. } | Self::SecuringFailed { purpose, .. } => *purpose,
+            Self::Prepared { .. } => Purpose::Prepare,
+            Self::Deregistering { .. } => Purpose::Deregister,
+            _ => Purpose::Register,
+        }
     }
 
     /// What the machine itself does next, apart from the end of the binding's lifetime.
     pub(super) fn timer(&self) -> Option<(Instant, &'static str)> {
         match self {
-            Self::Detached | Self::Waiting | Self::Securing { .. } | Self::Stopped { .. } => None,
+            Self::Detached | Self::Prepared { .. } | Self::Waiting | Self::Securing { .. } | Self::Stopped { .. } => {
+                None
+            }
             Self::SecuringFailed { retry_at, .. } => Some((*retry_at, "secure the care-of address again")),
             Self::Registering { exchange, .. } => Some((exchange.next, "retransmit the binding update")),
             Self::Bound { refresh_at, .. } => Some((*refresh_at, "refresh the binding")),

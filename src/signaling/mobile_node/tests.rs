@@ -4,8 +4,9 @@
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
+mod preparation;
+
 use super::*;
-use crate::vocabulary::{Lifetime, SequenceNumber};
 use crate::wire::mobility::{BindingAcknowledgement, BindingError, BindingUpdate, MobilityOption, Status};
 
 const GUEST: GuestId = GuestId(0);

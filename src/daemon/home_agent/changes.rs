@@ -1,0 +1,153 @@
+//! A changed policy, and what the control socket is answered.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{Runner, join_groups};
+use crate::daemon::control_socket::protocol::{Guest, Next, Reply, Request, Status};
+use crate::daemon::handover::Standing;
+use crate::daemon::report;
+use crate::policy::Policy;
+use crate::signaling::home_agent::{Config, Event};
+use crate::vocabulary::{GuestId, MacAddress};
+
+/// What the engine is to be.
+pub(super) fn engine_config(policy: &Policy, link_layer_address: MacAddress) -> Config {
+    Config {
+        address: policy.home_agent.address,
+        home_link: policy.home_agent.home_link,
+        link_layer_address,
+        maximum_lifetime: policy.home_agent.maximum_lifetime,
+        detect_duplicates: policy.home_agent.detect_duplicates,
+        key_management_mobility: policy.home_agent.key_management_mobility,
+        maximum_bindings: policy.guests.len(),
+    }
+}
+
+impl Runner<'_> {
+    /// Reads the policy again: all of it is taken, or nothing. Bindings of guests that did not change stay. What has changed, or why nothing has,
+    /// as a sentence.
+    pub(super) async fn reload(&mut self, now: Instant) -> Result<String, String> {
+        let outcome = self.try_reload(now).await;
+        match &outcome {
+            Ok(text) => {
+                tracing::info!("the policy was read again: {text}");
+                self.herald.tell(None, "reloaded", text, None);
+            }
+            Err(text) => {
+                tracing::error!("the policy stays as it was: {text}");
+                self.herald.warn(None, "reload-refused", text);
+            }
+        }
+        outcome
+    }
+
+    async fn try_reload(&mut self, now: Instant) -> Result<String, String> {
+        let policy = self.source.read().map_err(|error| error.to_string())?;
+        let changes = self.roster.compare(&policy).map_err(|error| error.to_string())?;
+        let mut roster = self.roster.clone();
+        roster.take_settings(&policy);
+        for (id, guest) in &changes.changed {
+            roster.replace(*id, guest.clone());
+        }
+        let added: Vec<_> = changes.added.iter().map(|guest| (roster.add(guest.clone()), guest.home_address)).collect();
+        for id in &changes.removed {
+            roster.remove(*id);
+        }
+        let groups = join_groups(&policy, self.home_link.link.index).map_err(|error| error.to_string())?;
+        self.kernel.follow(&roster).map_err(|error| error.to_string())?;
+        // From here on nothing is refused.
+        for warning in &policy.warnings {
+            tracing::warn!("{warning}");
+        }
+        self.roster = roster;
+        self.home_link.groups = groups;
+        self.engine.configure(engine_config(&policy, self.home_link.link.mac));
+        for id in &changes.removed {
+            self.engine.remove_guest(*id, now);
+        }
+        for (id, home_address) in added {
+            let last_sequence = self.kernel.ledger().known_binding_sequence(home_address);
+            self.engine.add_guest(id, home_address, last_sequence);
+        }
+        self.reconcile(now).await;
+        self.publish();
+        Ok(changes.describe())
+    }
+
+    /// Answers a request.
+    pub(super) async fn answer(&mut self, request: Request, now: Instant) -> Reply {
+        match request {
+            Request::Status => self.status(now),
+            Request::Reload => self.reload(now).await.map_or_else(Reply::Error, Reply::Done),
+            Request::SaExport { guests } => {
+                let named = |name: &String| self.roster.guests().find(|(_, guest)| guest.name == *name);
+                let all = || self.roster.policy().guests.iter().map(|guest| guest.home_address).collect();
+                let named = guests.iter().filter_map(named).map(|(_, guest)| guest.home_address).collect();
+                let addresses: Vec<_> = if guests.is_empty() { all() } else { named };
+                match Standing::of(self.kernel, self.roster.policy().home_agent.address, &addresses) {
+                    Ok(standing) => Reply::Sequences(standing.export()),
+                    Err(error) => Reply::Error(error.to_string()),
+                }
+            }
+            Request::Attach { .. } | Request::Detach { .. } | Request::Prepare { .. } | Request::SaImport { .. } => {
+                Reply::Error("this daemon is a home agent: guests are attached to hosts".to_owned())
+            }
+            // The socket serves it by itself.
+            Request::Watch => Reply::Done(String::new()),
+        }
+    }
+
+    fn status(&mut self, now: Instant) -> Reply {
+        let positions = self.kernel.positions().unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            BTreeMap::new()
+        });
+        let policy = self.roster.policy();
+        let seconds = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
+        let mut guests = Vec::new();
+        for (id, guest) in self.roster.guests() {
+            let view = self.engine.state(id);
+            let view = view.as_ref();
+            guests.push(Guest {
+                care_of: view.and_then(|view| view.care_of),
+                expires_in: view.and_then(|view| view.expires).map(seconds),
+                sequence: view.and_then(|view| view.sequence).map(|sequence| sequence.0),
+                next: view
+                    .and_then(|view| view.next)
+                    .map(|(at, what)| Next { within: seconds(at), what: what.to_owned() }),
+                associations: report::associations(guest, policy, &positions),
+                ..Guest::new(&guest.name, guest.home_address, view.map_or("none", |view| view.state))
+            });
+        }
+        Reply::Status(Box::new(Status {
+            role: "home-agent".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            running_for: now.saturating_duration_since(self.started).as_secs(),
+            home_agent: Some(policy.home_agent.address),
+            interface: policy.home_agent.interface.clone(),
+            generation: self.kernel.generation().0,
+            repairs: self.kernel.repairs(),
+            tier: "user space".to_owned(),
+            guests,
+            counters: report::tunnel_counters(&self.counters),
+            troubles: self.herald.troubles(),
+            ..Status::default()
+        }))
+    }
+
+    /// An event in the words of people, with the guest's name and home address.
+    pub(super) fn tell(&mut self, guest: GuestId, event: &Event) {
+        let Some(policy) = self.roster.get(guest) else { return };
+        let (name, home_address, text) = (&policy.name, policy.home_address, event.describe());
+        match event {
+            Event::Discarded(_) => tracing::debug!(guest = name, %home_address, "{text}"),
+            _ if event.is_trouble() => tracing::warn!(guest = name, %home_address, "{text}"),
+            _ => tracing::info!(guest = name, %home_address, "{text}"),
+        }
+        match event.is_trouble() {
+            true => self.herald.warn(Some(policy), event.name(), &text),
+            false => self.herald.tell(Some(policy), event.name(), &text, None),
+        }
+    }
+}

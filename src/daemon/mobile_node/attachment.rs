@@ -1,0 +1,233 @@
+//! Guests come and go: signs of them and commands go to their [`Attachment`], and what that wants done to the engine, the guest's network and
+//! the packet path.
+
+use std::time::{Duration, Instant};
+
+use super::Runner;
+use crate::daemon::clock;
+use crate::home_network::Sighting;
+use crate::policy::{AttachMode, GuestPolicy};
+use crate::signaling::Attachment;
+use crate::signaling::attachment::{Action, Command, Sign, State};
+use crate::signaling::mobile_node::{Event, GuestConfig, StopReason};
+use crate::vocabulary::{GuestId, Lifetime};
+
+impl Runner {
+    /// Every guest of the policy begins as its policy wants it.
+    pub(super) async fn begin(&mut self) {
+        let now = clock::now();
+        for guest in self.roster.ids().to_vec() {
+            self.know(guest);
+        }
+        self.publish(now);
+        self.look_at_uplink(now).await;
+        for guest in self.roster.ids().to_vec() {
+            self.begin_guest(guest, now);
+        }
+        self.publish(now);
+    }
+
+    /// Makes a guest known to the engine, silent.
+    pub(super) fn know(&mut self, id: GuestId) {
+        let Some(guest) = self.roster.get(id) else { return };
+        let last_sequence = self.kernel.ledger().binding_sequence(guest.home_address);
+        let home_agent = &self.roster.policy().home_agent;
+        let config = GuestConfig {
+            home_address: guest.home_address,
+            home_agent: home_agent.address,
+            lifetime: Lifetime::from_duration(guest.lifetime),
+            last_sequence,
+            key_management_mobility: home_agent.key_management_mobility,
+        };
+        self.engine.add_guest(id, config);
+        self.attachments.insert(id, Attachment::new(mode(guest)));
+    }
+
+    pub(super) fn begin_guest(&mut self, guest: GuestId, now: Instant) {
+        let action = self.attachments.get_mut(&guest).and_then(Attachment::start);
+        self.act(guest, action, now);
+        if action.is_none() {
+            // What an earlier run has left for it has no one to ask for it.
+            if self.bindings.0.remove(&guest).is_some() {
+                self.scan_within(Duration::ZERO, now);
+            }
+        }
+    }
+
+    /// Does what an attachment wants.
+    pub(super) fn act(&mut self, guest: GuestId, action: Option<Action>, now: Instant) {
+        let care_of = self.care_of_address();
+        match action {
+            None => return,
+            Some(Action::Prepare) => {
+                self.engine.prepare(guest, care_of, now);
+                self.hide(guest);
+                self.unreserved.insert(guest);
+            }
+            Some(Action::Attach) => {
+                if let Some(home_address) = self.roster.get(guest).map(|guest| guest.home_address) {
+                    self.kernel.raise_to_clock(home_address);
+                }
+                self.arrivals.entry(guest).or_insert(now);
+                self.engine.attach(guest, care_of, now);
+                self.networks.iter_mut().for_each(|network| network.attached(guest, now));
+            }
+            Some(Action::Detach) => {
+                self.engine.detach(guest, now);
+                self.hide(guest);
+            }
+        }
+        self.tell_state(guest);
+        self.publish(now);
+    }
+
+    /// The guest is carried no more: its next frame is a sign of it.
+    fn hide(&mut self, guest: GuestId) {
+        self.arrivals.remove(&guest);
+        self.networks.iter_mut().for_each(|network| network.detached(guest));
+    }
+
+    fn tell_state(&mut self, guest: GuestId) {
+        let Some(state) = self.attachments.get(&guest).map(Attachment::state) else { return };
+        let (name, after) = (state.name(), self.since_arrival(guest));
+        tracing::debug!(guest = self.name(guest), "attachment: {name}");
+        self.herald.tell(self.roster.get(guest), name, &format!("the guest is {name}"), after);
+    }
+
+    /// How long ago the guest was seen, while it is not registered.
+    pub(super) fn since_arrival(&self, guest: GuestId) -> Option<Duration> {
+        let since = *self.arrivals.get(&guest)?;
+        Some(clock::now().saturating_duration_since(since))
+    }
+
+    /// A guest was seen on its port.
+    pub(super) fn sighted(&mut self, guest: GuestId, how: Sighting, now: Instant) {
+        if self.leaving.is_some() || self.removing.contains(&guest) {
+            return;
+        }
+        let Some(attachment) = self.attachments.get_mut(&guest) else { return };
+        let (before, sign) =
+            (attachment.state(), if how == Sighting::Frame { Sign::Frame } else { Sign::Announcement });
+        let action = attachment.seen(sign, now);
+        let by = match how {
+            Sighting::Frame => "a frame of it",
+            Sighting::Rarp => "its hypervisor's announcement after a migration",
+            Sighting::UnsolicitedAdvertisement => "its own announcement",
+        };
+        if action.is_some() {
+            self.arrivals.insert(guest, now);
+        }
+        // First what cannot wait.
+        self.act(guest, action, now);
+        let Some(policy) = self.roster.get(guest) else { return };
+        let (name, home_address) = (&policy.name, policy.home_address);
+        let what = match (action, before) {
+            (None, State::TakenOver { .. }) => {
+                "another host speaks for it, so this is taken for an echo; `kagemusha attach` if it really is here"
+            }
+            (None, State::Departed | State::Absent) => "nothing is done; `kagemusha attach` if it is here to stay",
+            (None, _) => "",
+            (Some(_), _) => "this host speaks for it now",
+        };
+        let text = format!("the guest is on its port, seen by {by}{}{what}", if what.is_empty() { "" } else { ": " });
+        match action {
+            Some(_) => tracing::info!(guest = name, %home_address, "{text}"),
+            None => tracing::debug!(guest = name, %home_address, "{text}"),
+        }
+        self.herald.tell(Some(policy), "guest-seen", &text, None);
+    }
+
+    /// Somebody wants something of a guest. What was done, as a sentence.
+    pub(super) fn command(&mut self, name: &str, command: Command, now: Instant) -> Result<String, String> {
+        let known =
+            || self.roster.guests().map(|(_, guest)| guest.name.as_str()).take(20).collect::<Vec<_>>().join(", ");
+        let Some(guest) = self.roster.named(name) else {
+            return Err(format!("no guest {name:?} in the policy; there are: {}", known()));
+        };
+        if self.leaving.is_some() {
+            return Err("the daemon is ending".to_owned());
+        }
+        if self.removing.contains(&guest) {
+            return Err(format!("the guest {name} was removed from the policy and is being de-registered"));
+        }
+        let Some(attachment) = self.attachments.get_mut(&guest) else { return Err(format!("{name} is not ready yet")) };
+        let action = attachment.command(command, now);
+        let state = attachment.state().name();
+        if action == Some(Action::Attach) {
+            self.arrivals.insert(guest, now);
+        }
+        self.act(guest, action, now);
+        let text = match action {
+            None => format!("{name} is {state} already"),
+            Some(_) => format!("{name} is {state}"),
+        };
+        tracing::info!(guest = name, "by command: {text}");
+        Ok(text)
+    }
+
+    /// An event of the engine.
+    pub(super) fn on_event(&mut self, guest: GuestId, event: Event, now: Instant) {
+        let after = self.since_arrival(guest);
+        let mut action = None;
+        if let Some(attachment) = self.attachments.get_mut(&guest) {
+            match event {
+                Event::Registered { .. } | Event::Refreshed { .. } => attachment.registered(),
+                Event::Expired => attachment.expired(),
+                Event::Stopped(StopReason::TakenOver { last_accepted }) => {
+                    action = attachment.taken_over(last_accepted, now);
+                    self.hide(guest);
+                }
+                Event::Deregistered(_) => attachment.deregistered(now),
+                _ => {}
+            }
+        }
+        match event {
+            Event::Registered { .. } => drop(self.arrivals.remove(&guest)),
+            Event::Deregistered(_) => {
+                self.departed.insert(guest);
+                self.hide(guest);
+            }
+            _ => {}
+        }
+        if let Some(policy) = self.roster.get(guest) {
+            let (name, home_address, text) = (&policy.name, policy.home_address, event.describe(now));
+            match event {
+                Event::Discarded(_) => tracing::debug!(guest = name, %home_address, "{text}"),
+                _ if event.is_trouble() => tracing::warn!(guest = name, %home_address, "{text}"),
+                _ => tracing::info!(guest = name, %home_address, "{text}"),
+            }
+            match event.is_trouble() {
+                true => self.herald.warn(Some(policy), event.name(), &text),
+                false => self.herald.tell(Some(policy), event.name(), &text, after),
+            }
+        }
+        // Ready again, in silence, for the day it comes back.
+        if action == Some(Action::Prepare) {
+            self.engine.prepare(guest, self.care_of_address(), now);
+            self.unreserved.insert(guest);
+        }
+        match event {
+            Event::Deregistered(_) => {
+                self.publish(now);
+                self.forget(guest, now);
+            }
+            Event::Stopped(_) => self.publish(now),
+            _ => {}
+        }
+    }
+
+    /// The next binding updates need not wait for the disk.
+    pub(super) fn reserve_sequences(&mut self) {
+        for guest in std::mem::take(&mut self.unreserved) {
+            let Some(home_address) = self.roster.get(guest).map(|guest| guest.home_address) else { continue };
+            if let Err(error) = self.kernel.ledger().reserve_binding_sequences(home_address) {
+                tracing::warn!(%home_address, "{error}; the next binding update waits for it");
+            }
+        }
+    }
+}
+
+/// When a guest is attached.
+pub(super) fn mode(guest: &GuestPolicy) -> AttachMode {
+    guest.attachment.as_ref().map(|attachment| attachment.attach).unwrap_or_default()
+}

@@ -1,0 +1,396 @@
+//! Whether this host speaks for a guest.
+//!
+//! Only one host speaks for a guest at a time, and nobody tells a host that a guest has left it: it hears frames, commands, and what the home
+//! agent answers. This machine makes of them when to register and when to be silent; the registration itself is
+//! [`mobile_node`](super::mobile_node)'s.
+//!
+//! ```text
+//!            prepare               command, sign of the guest            accepted
+//!  Absent ───────────► Prepared ──────────────────────────────► Attached ─────────► Bound ──┐
+//!    │                    ▲                                        ▲  ▲  └── expired ─┘     │ announcement:
+//!    └── attach ──────────┼────────────────────────────────────────┘  └─────────────────────┘ registered anew
+//!                 prepare │                         command, arrival│
+//!                      Departed ◄── detach, de-registered ── (any state)
+//!                      TakenOver ◄── the home agent: another host has the guest ── Attached, Bound
+//! ```
+//!
+//! **A host never steals a guest back.** After a takeover, or a `detach`, what is heard of the guest may be an echo: the last frames before it
+//! left, still in a queue. So it takes a command, or an *arrival* to attach again:
+//!
+//! * an announcement (the hypervisor's reverse ARP, an unsolicited neighbour advertisement) more than [`ECHO`] after the guest was given up, or
+//! * any frame after [`ABSENCE`] without one. This counts once until the next command or announcement: should the guest really run on two
+//!   hosts, which only a mistake can bring about, they would otherwise take it from each other for ever.
+//!
+//! An announcement while this host speaks for the guest registers anew: the guest may have been elsewhere and come back before the home agent
+//! had a reason to tell us, and then our sequence numbers are old ones.
+
+use std::time::{Duration, Instant};
+
+pub use crate::policy::AttachMode as Mode;
+use crate::vocabulary::SequenceNumber;
+
+/// Announcements this soon after a guest was given up may have been under way before. A hypervisor announces for about a second.
+pub const ECHO: Duration = Duration::from_secs(2);
+/// A guest that was not heard for this time has been away: longer than a neighbour believes another reachable (RFC 4861 §10).
+pub const ABSENCE: Duration = Duration::from_secs(30);
+
+/// The states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is known of the guest.
+    Absent,
+    /// All is in place, and silent.
+    Prepared,
+    /// This host speaks for the guest; the home agent has not accepted yet.
+    Attached,
+    /// The home agent has accepted.
+    Bound,
+    /// Another host speaks for the guest.
+    TakenOver {
+        /// The sequence number of that host which the home agent has last accepted.
+        last_accepted: SequenceNumber,
+    },
+    /// Given up by this host: detached by command, or de-registered.
+    Departed,
+}
+
+impl State {
+    /// The name for people, in lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Prepared => "prepared",
+            Self::Attached => "attached",
+            Self::Bound => "bound",
+            Self::TakenOver { .. } => "taken-over",
+            Self::Departed => "departed",
+        }
+    }
+
+    /// Whether this host speaks for the guest.
+    pub fn speaks(self) -> bool {
+        matches!(self, Self::Attached | Self::Bound)
+    }
+}
+
+/// What was heard of a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sign {
+    /// It was announced: by its hypervisor, or by itself.
+    Announcement,
+    /// Some frame of it.
+    Frame,
+}
+
+/// What somebody wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Have everything in place.
+    Prepare,
+    /// Speak for the guest now, whoever did so before.
+    Attach,
+    /// Stop, and leave the binding to its next host.
+    Detach,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Bring everything into force, silently.
+    Prepare,
+    /// Register, adopting the home agent's sequence number once.
+    Attach,
+    /// Stop without a word.
+    Detach,
+}
+
+/// The attachment of one guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attachment {
+    mode: Mode,
+    state: State,
+    /// When the guest was given up.
+    given_up: Option<Instant>,
+    last_sign: Option<Instant>,
+    /// Whether a frame after an absence still counts as an arrival.
+    chance: bool,
+}
+
+impl Attachment {
+    /// A guest nothing is known of.
+    pub fn new(mode: Mode) -> Self {
+        Self { mode, state: State::Absent, given_up: None, last_sign: None, chance: true }
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// When the guest is attached, from a changed policy: what is attached stays so.
+    pub fn set_mode(&mut self, mode: Mode) -> Option<Action> {
+        self.mode = mode;
+        if self.state == State::Absent { self.start() } else { None }
+    }
+
+    /// The daemon runs.
+    pub fn start(&mut self) -> Option<Action> {
+        match self.mode {
+            Mode::Always => self.attach(),
+            Mode::WhenSeen => self.prepare(),
+            Mode::OnCommand => None,
+        }
+    }
+
+    /// Somebody wants something. Nothing is done where it is so already.
+    pub fn command(&mut self, command: Command, now: Instant) -> Option<Action> {
+        self.chance = true;
+        match (command, self.state) {
+            (Command::Prepare, State::Prepared) => None,
+            // A guest that this host speaks for is not silenced by getting ready for it.
+            (Command::Prepare, state) if state.speaks() => None,
+            (Command::Prepare, _) => self.prepare(),
+            (Command::Attach, _) => self.attach(),
+            (Command::Detach, State::Departed) => None,
+            (Command::Detach, _) => {
+                self.give_up(State::Departed, now);
+                Some(Action::Detach)
+            }
+        }
+    }
+
+    /// Something was heard of the guest.
+    pub fn seen(&mut self, sign: Sign, now: Instant) -> Option<Action> {
+        let before = self.last_sign.replace(now);
+        match self.state {
+            State::Absent => None,
+            State::Prepared => self.attach(),
+            State::Attached | State::Bound if sign == Sign::Announcement => self.attach(),
+            State::Attached | State::Bound => None,
+            State::TakenOver { .. } | State::Departed if self.mode == Mode::OnCommand => None,
+            State::TakenOver { .. } | State::Departed => {
+                let quiet_since = before.max(self.given_up);
+                let quiet = |time| quiet_since.is_none_or(|since| now.saturating_duration_since(since) >= time);
+                let given_up = self.given_up.map(|at| now.saturating_duration_since(at));
+                match sign {
+                    Sign::Announcement if given_up.is_none_or(|passed| passed >= ECHO) => {
+                        self.chance = true;
+                        self.attach()
+                    }
+                    Sign::Frame if self.chance && quiet(ABSENCE) => {
+                        self.chance = false;
+                        self.attach()
+                    }
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    /// The home agent has accepted.
+    pub fn registered(&mut self) {
+        if self.state == State::Attached {
+            self.state = State::Bound;
+        }
+    }
+
+    /// The binding has ended; registration goes on.
+    pub fn expired(&mut self) {
+        if self.state == State::Bound {
+            self.state = State::Attached;
+        }
+    }
+
+    /// The home agent has accepted newer numbers than ours: another host has the guest. It is made ready again when it may come back by itself.
+    pub fn taken_over(&mut self, last_accepted: SequenceNumber, now: Instant) -> Option<Action> {
+        if !self.state.speaks() {
+            return None;
+        }
+        self.give_up(State::TakenOver { last_accepted }, now);
+        (self.mode == Mode::WhenSeen).then_some(Action::Prepare)
+    }
+
+    /// De-registration has ended, however.
+    pub fn deregistered(&mut self, now: Instant) {
+        if !matches!(self.state, State::TakenOver { .. }) {
+            self.give_up(State::Departed, now);
+        }
+    }
+
+    fn give_up(&mut self, state: State, now: Instant) {
+        self.state = state;
+        self.given_up = Some(now);
+    }
+
+    fn prepare(&mut self) -> Option<Action> {
+        self.state = State::Prepared;
+        Some(Action::Prepare)
+    }
+
+    fn attach(&mut self) -> Option<Action> {
+        self.state = State::Attached;
+        Some(Action::Attach)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "an Instant to count from")]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const OTHER: SequenceNumber = SequenceNumber(700);
+
+    fn bound(mode: Mode, now: Instant) -> Attachment {
+        let mut guest = Attachment::new(mode);
+        guest.start();
+        guest.command(Command::Attach, now);
+        guest.registered();
+        assert_eq!(guest.state(), State::Bound);
+        guest
+    }
+
+    #[test]
+    fn each_mode_starts_in_its_own_way() {
+        let now = Instant::now();
+        for (mode, action, state) in [
+            (Mode::Always, Some(Action::Attach), State::Attached),
+            (Mode::WhenSeen, Some(Action::Prepare), State::Prepared),
+            (Mode::OnCommand, None, State::Absent),
+        ] {
+            let mut guest = Attachment::new(mode);
+            assert_eq!((guest.start(), guest.state()), (action, state));
+            guest.registered();
+            let attached = guest.seen(Sign::Frame, now);
+            assert_eq!(attached, (mode == Mode::WhenSeen).then_some(Action::Attach), "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_guest_leaves_behind_does_not_bring_it_back() {
+        let start = Instant::now();
+        let mut guest = bound(Mode::WhenSeen, start);
+        assert_eq!(guest.taken_over(OTHER, start), Some(Action::Prepare));
+        assert_eq!(guest.seen(Sign::Announcement, start + ECHO / 2), None, "it was under way");
+        for seconds in 0..100 {
+            assert_eq!(guest.seen(Sign::Frame, start + Duration::from_secs(seconds)), None, "it goes on");
+        }
+        assert_eq!(guest.seen(Sign::Announcement, start + ECHO * 60), Some(Action::Attach));
+    }
+
+    #[test]
+    fn a_frame_after_an_absence_brings_it_back_once() {
+        let start = Instant::now();
+        let mut guest = bound(Mode::Always, start);
+        assert_eq!(guest.taken_over(OTHER, start), None);
+        assert_eq!(guest.seen(Sign::Frame, start + ABSENCE), Some(Action::Attach));
+        guest.registered();
+        guest.taken_over(OTHER, start + ABSENCE);
+        assert_eq!(guest.seen(Sign::Frame, start + ABSENCE * 3), None);
+        assert_eq!(guest.command(Command::Attach, start + ABSENCE * 4), Some(Action::Attach));
+    }
+
+    #[test]
+    fn an_announcement_while_bound_registers_anew_and_a_frame_does_not() {
+        let now = Instant::now();
+        let mut guest = bound(Mode::Always, now);
+        assert_eq!(guest.seen(Sign::Frame, now), None);
+        assert_eq!(guest.seen(Sign::Announcement, now), Some(Action::Attach));
+        assert_eq!(guest.state(), State::Attached);
+    }
+
+    #[test]
+    fn commands_are_done_once() {
+        let now = Instant::now();
+        let mut guest = bound(Mode::OnCommand, now);
+        assert_eq!(guest.command(Command::Prepare, now), None, "a guest that is here is not silenced");
+        assert_eq!(guest.command(Command::Detach, now), Some(Action::Detach));
+        assert_eq!(guest.command(Command::Detach, now), None);
+        assert_eq!(guest.seen(Sign::Announcement, now + ABSENCE * 2), None, "on command only");
+        assert_eq!(guest.command(Command::Prepare, now), Some(Action::Prepare));
+        assert_eq!(guest.seen(Sign::Frame, now), Some(Action::Attach), "it was expected");
+        guest.deregistered(now);
+        assert_eq!(guest.state(), State::Departed);
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Input {
+        Command(Command),
+        Seen(Sign),
+        Registered,
+        Expired,
+        TakenOver,
+        Deregistered,
+    }
+
+    fn inputs() -> impl Strategy<Value = Vec<(u64, Input)>> {
+        let input = prop_oneof![
+            prop_oneof![Just(Command::Prepare), Just(Command::Attach), Just(Command::Detach)].prop_map(Input::Command),
+            Just(Input::Seen(Sign::Announcement)),
+            Just(Input::Seen(Sign::Frame)),
+            Just(Input::Registered),
+            Just(Input::Expired),
+            Just(Input::TakenOver),
+            Just(Input::Deregistered),
+        ];
+        // Mostly short pauses, some around the limits.
+        let pause = prop_oneof![0u64..500, 1_900u64..2_100, 29_900u64..30_100];
+        proptest::collection::vec((pause, input), 1..60)
+    }
+
+    fn mode() -> impl Strategy<Value = Mode> {
+        prop_oneof![Just(Mode::Always), Just(Mode::WhenSeen), Just(Mode::OnCommand)]
+    }
+
+    proptest! {
+        /// Whatever happens: a guest that was given up is spoken for again only by command or arrival, and at most once by a mere frame.
+        #[test]
+        fn a_guest_is_never_stolen_back(mode in mode(), inputs in inputs()) {
+            let mut now = Instant::now();
+            let mut guest = Attachment::new(mode);
+            guest.start();
+            let (mut given_up, mut last_sign, mut by_frame): (Option<Instant>, Option<Instant>, u32) = (None, None, 0);
+            for (pause, input) in inputs {
+                now += Duration::from_millis(pause);
+                let before = guest.state();
+                let action = match input {
+                    Input::Command(command) => guest.command(command, now),
+                    Input::Seen(sign) => guest.seen(sign, now),
+                    Input::Registered => { guest.registered(); None }
+                    Input::Expired => { guest.expired(); None }
+                    Input::TakenOver => guest.taken_over(OTHER, now),
+                    Input::Deregistered => { guest.deregistered(now); None }
+                };
+                let begins = !before.speaks() && guest.state().speaks();
+                prop_assert!(!begins || action == Some(Action::Attach));
+                prop_assert!(action != Some(Action::Attach) || guest.state() == State::Attached);
+                let lost = matches!(before, State::TakenOver { .. } | State::Departed);
+                let announced = matches!(input, Input::Seen(Sign::Announcement)) && action == Some(Action::Attach);
+                if announced || matches!(input, Input::Command(_)) {
+                    by_frame = 0;
+                }
+                if lost && guest.state().speaks() {
+                    match input {
+                        Input::Command(Command::Attach) => {}
+                        Input::Seen(Sign::Announcement) => {
+                            prop_assert!(now - given_up.unwrap() >= ECHO && mode != Mode::OnCommand);
+                        }
+                        Input::Seen(Sign::Frame) => {
+                            by_frame += 1;
+                            prop_assert!(by_frame <= 1 && mode != Mode::OnCommand);
+                            prop_assert!(now - given_up.max(last_sign).unwrap() >= ABSENCE);
+                        }
+                        other => prop_assert!(false, "{:?} brought it back", other),
+                    }
+                }
+                let again = matches!(input, Input::Deregistered) && before == State::Departed;
+                if matches!(guest.state(), State::TakenOver { .. } | State::Departed) && (before != guest.state() || again) {
+                    given_up = Some(now);
+                }
+                if matches!(input, Input::Seen(_)) {
+                    last_sign = Some(now);
+                }
+            }
+        }
+    }
+}
