@@ -149,6 +149,11 @@ impl Packet {
             && self.addresses().eq([outer, inner])
     }
 
+    /// Whether it is reverse ARP, as a hypervisor sends it for a guest that has arrived.
+    pub(crate) fn is_reverse_arp(&self) -> bool {
+        self.layers.contains(&Layer::NotIpv6 { ether_type: 0x8035 })
+    }
+
     /// Whether the innermost message is an ICMPv6 message of this type.
     pub(crate) fn is_icmpv6(&self, wanted: u8) -> bool {
         matches!(self.layers.last(), Some(Layer::Icmpv6 { kind, .. }) if *kind == wanted)

@@ -30,6 +30,12 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<std::net::AddrParseError> for Failure {
+    fn from(error: std::net::AddrParseError) -> Self {
+        Self(error.to_string())
+    }
+}
+
 impl From<nix::Error> for Failure {
     fn from(error: nix::Error) -> Self {
         Self(error.to_string())

@@ -5,12 +5,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::demo;
 use crate::failure::{Failure, Outcome};
 use crate::init;
 use crate::job::{COMPLETE, Job, LINE, Report, ScenarioResult, Task, Verdict};
 use crate::scenario::{Lab, Peer, Scenario};
-use crate::scenarios;
+use crate::{bench, demo, migration, scenarios};
 
 /// Runs the job in `directory`.
 pub(crate) fn main(directory: &Path) -> ExitCode {
@@ -27,8 +26,12 @@ fn run(job: &Job) -> Outcome {
     let kernel = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     let mut report = Report { kernel, results: Vec::new() };
     match &job.task {
-        Task::Demo => {
-            report.results = demo::run(job);
+        Task::Demo | Task::DemoMigration | Task::BenchMigration(_) => {
+            report.results = match &job.task {
+                Task::BenchMigration(moves) => bench::migration::run(job, *moves),
+                Task::DemoMigration => migration::demo::run(job),
+                _ => demo::run(job),
+            };
             report.results.iter().for_each(|result| tell_complete(&result.name));
         }
         Task::Scenarios(names) => {
@@ -82,12 +85,15 @@ fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
     if scenario.peer == Peer::Umip && job.mip6d.is_none() {
         return Verdict::Skipped("KAGEMUSHA_MIP6D is not set".into());
     }
+    if scenario.peer == Peer::Qemu && job.image.is_none() {
+        return Verdict::Skipped("it takes minutes: name it, as in `cargo lab test migration`".into());
+    }
     let attempt = || -> Outcome {
         let directory = job.directory.join(scenario.name);
         if scenario.peer == Peer::Umip {
             init::load(&["ip6_tunnel", "xfrm6_tunnel"])?;
         }
-        let mut lab = Lab::new(&directory, &job.kagemusha, job.mip6d.as_deref())?;
+        let mut lab = Lab::new(&directory, job)?;
         let result = (scenario.run)(&lab);
         let finished = lab.finish();
         result.and(finished)?;

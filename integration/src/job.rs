@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Outcome, While};
+use crate::migration::image::Image;
 
 /// Every line of the inner side that is for the user starts with this; anything else on its output is the kernel's.
 pub(crate) const LINE: &str = "lab| ";
@@ -22,6 +23,8 @@ pub(crate) struct Job {
     pub(crate) kagemusha: PathBuf,
     /// The optional peer `mip6d` of `KAGEMUSHA_MIP6D`.
     pub(crate) mip6d: Option<PathBuf>,
+    /// What the QEMU guest of the scenarios that have one boots.
+    pub(crate) image: Option<Image>,
     /// Variables of the user's environment that are for the inner side: `KAGEMUSHA_…` and `RUST_BACKTRACE`.
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) task: Task,
@@ -31,6 +34,10 @@ pub(crate) struct Job {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Task {
     Demo,
+    /// `cargo lab demo migration`.
+    DemoMigration,
+    /// `cargo lab bench migration` with so many moves of each kind.
+    BenchMigration(usize),
     /// Names of scenarios, in order.
     Scenarios(Vec<String>),
 }

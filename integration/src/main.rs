@@ -22,6 +22,7 @@ mod failure;
 mod init;
 mod inner;
 mod job;
+mod migration;
 mod node;
 mod oracle;
 mod outer;
@@ -50,6 +51,8 @@ struct Arguments {
 enum Command {
     /// Show the main job: a guest on a foreign host, reached at its home address, without and with IPsec.
     Demo {
+        /// Show something else instead.
+        what: Option<outer::Show>,
         #[command(flatten)]
         options: outer::Options,
     },
@@ -67,7 +70,7 @@ enum Command {
     List,
     /// Tell whether the running kernel would do, without User-Mode Linux.
     Check,
-    /// Measure, on the running kernel in network namespaces.
+    /// Measure.
     Bench {
         #[command(subcommand)]
         what: bench::What,
@@ -84,8 +87,11 @@ fn main() -> ExitCode {
     if init::is_init() {
         return init::main();
     }
+    if migration::guest::is_init() {
+        return migration::guest::main();
+    }
     match Arguments::parse().command {
-        Command::Demo { options } => outer::demo(&options),
+        Command::Demo { what, options } => outer::demo(what, &options),
         Command::Test { filter, scenarios_only, options } => outer::test(filter.as_deref(), scenarios_only, &options),
         Command::List => outer::list(),
         Command::Check => outer::check(),

@@ -14,7 +14,9 @@ use nix::unistd::Pid;
 
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::job::{COMPLETE, Job, LINE, Report, ScenarioResult, Task, Verdict};
+use crate::migration::image;
 use crate::oracle::{Opinion, Oracle};
+use crate::scenario::Peer;
 use crate::{packages, probe, scenarios, uml};
 
 /// Options of the commands that run something.
@@ -63,10 +65,26 @@ pub(crate) fn check() -> ExitCode {
     })
 }
 
+/// What `cargo lab demo` can show besides the main job.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Show {
+    /// A guest that moves between sites: its round-trip time and losses over time.
+    Migration,
+}
+
 /// `cargo lab demo`.
-pub(crate) fn demo(options: &Options) -> ExitCode {
+pub(crate) fn demo(what: Option<Show>, options: &Options) -> ExitCode {
+    run_and_report(if what == Some(Show::Migration) { Task::DemoMigration } else { Task::Demo }, options)
+}
+
+/// `cargo lab bench migration`.
+pub(crate) fn bench_migration(moves: usize, options: &Options) -> ExitCode {
+    run_and_report(Task::BenchMigration(moves), options)
+}
+
+fn run_and_report(task: Task, options: &Options) -> ExitCode {
     report_failure(|| {
-        let run = match prepare(Task::Demo, options)? {
+        let run = match prepare(task, false, options)? {
             Ok(run) => run,
             Err(code) => return Ok(code),
         };
@@ -87,7 +105,9 @@ pub(crate) fn test(filter: Option<&str>, scenarios_only: bool, options: &Options
         ensure(!chosen.is_empty(), || format!("no scenario's name contains {:?}", filter.unwrap_or_default()))?;
         let unit_tests = if scenarios_only || filter.is_some() { true } else { unit_tests()? };
         let names = chosen.iter().map(|scenario| scenario.name.to_owned()).collect();
-        let run = match prepare(Task::Scenarios(names), options)? {
+        // Its guest in QEMU makes a scenario slow: it has to be asked for.
+        let wants_guest = filter.is_some() && chosen.iter().any(|scenario| scenario.peer == Peer::Qemu);
+        let run = match prepare(Task::Scenarios(names), wants_guest, options)? {
             Ok(run) => run,
             Err(code) => return Ok(code),
         };
@@ -168,6 +188,10 @@ fn unit_tests() -> Outcome<bool> {
     Ok(cargo().args(arguments).status().during(|| "cargo".into())?.success())
 }
 
+/// What every run needs.
+const BASE: [packages::Need; 5] =
+    [packages::IPROUTE2, packages::PING, packages::TSHARK, packages::KMOD, packages::RADVD];
+
 /// A run that is ready to go.
 struct Run {
     job: Job,
@@ -177,7 +201,7 @@ struct Run {
 }
 
 /// Builds, installs, decides. `Ok(Err(code))`: the user has been told what to do first.
-fn prepare(task: Task, options: &Options) -> Outcome<Result<Run, ExitCode>> {
+fn prepare(task: Task, wants_guest: bool, options: &Options) -> Outcome<Result<Run, ExitCode>> {
     let program = std::env::current_exe()?;
     let bin = program.parent().ok_or_else(|| Failure::new("the lab's program has no directory"))?;
     let target = bin.parent().unwrap_or(bin);
@@ -185,7 +209,7 @@ fn prepare(task: Task, options: &Options) -> Outcome<Result<Run, ExitCode>> {
         format!("{}: the lab empties /run, /var/lib and /dev for its nodes; build somewhere else", target.display())
     })?;
     build(bin)?;
-    if let Err(code) = packages::provide(&[packages::IPROUTE2, packages::PING, packages::TSHARK, packages::KMOD])? {
+    if let Err(code) = packages::provide(&BASE)? {
         return Ok(Err(code));
     }
     let mip6d = std::env::var_os("KAGEMUSHA_MIP6D").filter(|path| !path.is_empty()).map(PathBuf::from);
@@ -193,9 +217,6 @@ fn prepare(task: Task, options: &Options) -> Outcome<Result<Run, ExitCode>> {
         mip6d.map(|path| path.canonicalize().during(|| format!("KAGEMUSHA_MIP6D: {}", path.display()))).transpose()?;
     if let Some(path) = &mip6d {
         ensure(path.is_file(), || format!("KAGEMUSHA_MIP6D: {} is no file", path.display()))?;
-        if let Err(code) = packages::provide(&[packages::RADVD])? {
-            return Ok(Err(code));
-        }
     }
     let on_uml = match options.kernel {
         Kernel::Uml => true,
@@ -215,12 +236,20 @@ fn prepare(task: Task, options: &Options) -> Outcome<Result<Run, ExitCode>> {
     if on_uml && let Err(code) = packages::provide(&[packages::UML])? {
         return Ok(Err(code));
     }
+    let image = if wants_guest {
+        if let Err(code) = packages::provide(&[packages::QEMU, packages::XZ, packages::BINUTILS])? {
+            return Ok(Err(code));
+        }
+        Some(image::provide(&target.join("lab").join("guest"), &program)?)
+    } else {
+        None
+    };
     let directory = new_run_directory(&target.join("lab"))?;
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("KAGEMUSHA_") || name == "RUST_BACKTRACE")
         .collect();
-    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, environment, task };
+    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, image, environment, task };
     job.write()?;
     Ok(Ok(Run { job, program, on_uml }))
 }

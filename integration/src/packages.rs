@@ -14,6 +14,9 @@ pub(crate) const TSHARK: Need = ("tshark", "tshark");
 pub(crate) const UML: Need = ("linux.uml", "user-mode-linux");
 pub(crate) const KMOD: Need = ("modprobe", "kmod");
 pub(crate) const CLANG: Need = ("clang", "clang");
+pub(crate) const QEMU: Need = ("qemu-system-x86_64", "qemu-system-x86");
+pub(crate) const XZ: Need = ("xz", "xz-utils");
+pub(crate) const BINUTILS: Need = ("strip", "binutils");
 pub(crate) const RADVD: Need = ("radvd", "radvd");
 
 /// Installs what is missing when that is possible. `Ok(Err(code))`: it is not, and the user has been told what to do.

@@ -9,7 +9,8 @@ use crate::capture::{Capture, Observer};
 use crate::dissect::Layer;
 use crate::expect::{self, SOON};
 use crate::failure::{Failure, Outcome, While, ensure};
-use crate::job::LINE;
+use crate::job::{Job, LINE};
+use crate::migration::image::Image;
 use crate::node::Node;
 use crate::policy;
 use crate::process::{Daemon, wait_until};
@@ -32,6 +33,8 @@ pub(crate) enum Peer {
     None,
     /// umip's `mip6d`.
     Umip,
+    /// A guest in QEMU, which takes minutes.
+    Qemu,
 }
 
 impl Scenario {
@@ -49,19 +52,22 @@ pub(crate) struct Lab {
     pub(crate) directory: PathBuf,
     pub(crate) kagemusha: PathBuf,
     pub(crate) mip6d: Option<PathBuf>,
+    pub(crate) image: Option<Image>,
     started: Instant,
 }
 
 impl Lab {
-    pub(crate) fn new(directory: &Path, kagemusha: &Path, mip6d: Option<&Path>) -> Outcome<Self> {
+    /// The lab of one scenario or bench in `directory`.
+    pub(crate) fn new(directory: &Path, job: &Job) -> Outcome<Self> {
         let started = Instant::now();
         std::fs::create_dir_all(directory).during(|| directory.display().to_string())?;
         let net = Topology::build(directory)?;
         Ok(Self {
             net,
             directory: directory.to_owned(),
-            kagemusha: kagemusha.to_owned(),
-            mip6d: mip6d.map(Path::to_owned),
+            kagemusha: job.kagemusha.clone(),
+            mip6d: job.mip6d.clone(),
+            image: job.image.clone(),
             started,
         })
     }

@@ -22,6 +22,34 @@ mod handover;
 mod home_agent_restart;
 #[path = "../scenarios/home-neighbour-on-link/scenario.rs"]
 mod home_neighbour_on_link;
+#[path = "../scenarios/migration-cancelled/scenario.rs"]
+mod migration_cancelled;
+#[path = "../scenarios/migration-duplicate-mac/scenario.rs"]
+mod migration_duplicate_mac;
+#[path = "../scenarios/migration-fifty/scenario.rs"]
+mod migration_fifty;
+#[path = "../scenarios/migration-guest-reboots/scenario.rs"]
+mod migration_guest_reboots;
+#[path = "../scenarios/migration-home-agent-restarts/scenario.rs"]
+mod migration_home_agent_restarts;
+#[path = "../scenarios/migration-journey/scenario.rs"]
+mod migration_journey;
+#[path = "../scenarios/migration-link-flaps/scenario.rs"]
+mod migration_link_flaps;
+#[path = "../scenarios/migration-qemu-postcopy/scenario.rs"]
+mod migration_qemu_postcopy;
+#[path = "../scenarios/migration-qemu-precopy/scenario.rs"]
+mod migration_qemu_precopy;
+#[path = "../scenarios/migration-renumbered/scenario.rs"]
+mod migration_renumbered;
+#[path = "../scenarios/migration-source-partitioned/scenario.rs"]
+mod migration_source_partitioned;
+#[path = "../scenarios/migration-source-partitioned-umip/scenario.rs"]
+mod migration_source_partitioned_umip;
+#[path = "../scenarios/migration-target-crashes/scenario.rs"]
+mod migration_target_crashes;
+#[path = "../scenarios/migration-updates-lost/scenario.rs"]
+mod migration_updates_lost;
 #[path = "../scenarios/mobile-node-restart/scenario.rs"]
 mod mobile_node_restart;
 #[path = "../scenarios/off-link-correspondent/scenario.rs"]
@@ -89,6 +117,20 @@ pub(crate) const ALL: &[&Scenario] = &[
     &home_agent_restart::SCENARIO,
     &mobile_node_restart::SCENARIO,
     &random_packets::SCENARIO,
+    &migration_journey::SCENARIO,
+    &migration_cancelled::SCENARIO,
+    &migration_target_crashes::SCENARIO,
+    &migration_source_partitioned::SCENARIO,
+    &migration_source_partitioned_umip::SCENARIO,
+    &migration_updates_lost::SCENARIO,
+    &migration_link_flaps::SCENARIO,
+    &migration_renumbered::SCENARIO,
+    &migration_guest_reboots::SCENARIO,
+    &migration_duplicate_mac::SCENARIO,
+    &migration_home_agent_restarts::SCENARIO,
+    &migration_fifty::SCENARIO,
+    &migration_qemu_precopy::SCENARIO,
+    &migration_qemu_postcopy::SCENARIO,
     &umip_home_agent::SCENARIO,
     &umip_home_agent_135::SCENARIO,
     &umip_home_agent_134::SCENARIO,

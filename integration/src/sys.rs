@@ -91,3 +91,34 @@ fn set_ethtool_value(interface: &str, command: u32, data: u32) -> io::Result<()>
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Makes `interface` a port of `bridge`, or of none (0), in the calling thread's network namespace: `RTM_NEWLINK` with `IFLA_MASTER`
+/// (`linux/rtnetlink.h`), without the time that starting `ip` takes. No `unsafe` in it.
+pub(crate) fn set_master(interface: u32, bridge: u32) -> io::Result<()> {
+    let mut request = Vec::with_capacity(40);
+    request.extend(40_u32.to_ne_bytes());
+    request.extend((libc::RTM_NEWLINK).to_ne_bytes());
+    request.extend(((libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16).to_ne_bytes());
+    // Sequence number and port; then an ifinfomsg: family and type unspecified, the interface, no flags.
+    request.extend([0; 8]);
+    request.extend([0; 4]);
+    request.extend(interface.to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend(8_u16.to_ne_bytes());
+    request.extend(libc::IFLA_MASTER.to_ne_bytes());
+    request.extend(bridge.to_ne_bytes());
+    let socket = socket2::Socket::new(
+        socket2::Domain::from(libc::AF_NETLINK),
+        socket2::Type::RAW,
+        Some(socket2::Protocol::from(libc::NETLINK_ROUTE)),
+    )?;
+    socket.send(&request)?;
+    let mut answer = [0_u8; 256];
+    let length = io::Read::read(&mut &socket, &mut answer)?;
+    // An nlmsghdr of 16 octets, then the error: 0 or a negative errno.
+    match answer.get(16..20).filter(|_| length >= 20).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()) {
+        Some(code) if i32::from_ne_bytes(code) == 0 => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(-i32::from_ne_bytes(code))),
+        None => Err(io::Error::other("a short answer of rtnetlink")),
+    }
+}

@@ -19,6 +19,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::capture::Capture;
 use crate::failure::{Failure, Outcome, While};
@@ -99,27 +100,6 @@ impl Topology {
             let file = directory.join(format!("{link}.pcap"));
             captures.insert(link, Capture::start(&wires, &format!("m-{link}"), link, &file)?);
         }
-        let node = |name: &str| -> Outcome<Node> {
-            let node = Node::new(name)?;
-            for scope in ["all", "default"] {
-                node.sysctl(&format!("conf/{scope}/accept_dad"), "0")?;
-            }
-            if matches!(name, "cn" | "far") {
-                // Where a home agent advertises its link, the correspondents still have the addresses of the cast only.
-                node.sysctl("conf/default/autoconf", "0")?;
-            }
-            if name.starts_with("guest") {
-                // A guest that came up before its host's daemon asks again soon.
-                for key in ["router_solicitations", "router_solicitation_interval", "router_solicitation_max_interval"]
-                {
-                    node.sysctl(
-                        &format!("conf/default/{key}"),
-                        if key.ends_with("solicitations") { "30" } else { "1" },
-                    )?;
-                }
-            }
-            Ok(node)
-        };
         let topology = Self {
             ha: node("ha")?,
             cn: node("cn")?,
@@ -157,8 +137,12 @@ impl Topology {
             (&self.guest, "eth0", Some(SEGMENT)),
             (&self.guest2, "eth0", Some(SEGMENT2)),
         ];
+        self.lay_cables(&cables)
+    }
+
+    fn lay_cables(&self, cables: &[(&Node, &str, Option<Link>)]) -> Outcome {
         let mut batch = String::new();
-        for (node, interface, link) in cables {
+        for (node, interface, link) in cables.iter().copied() {
             let (port, namespace) = (port(node, interface), node.namespace_path());
             let _ = writeln!(batch, "link add {port} type veth peer name {interface} netns {}", namespace.display());
             let _ = match link {
@@ -167,7 +151,7 @@ impl Topology {
             };
         }
         self.wires.ip(&batch)?;
-        for (node, interface, _) in cables {
+        for (node, interface, _) in cables.iter().copied() {
             let (name, at) = (interface.to_owned(), || format!("{} {interface}", node.name()));
             node.run(move || sys::complete_checksums(&name))?.during(at)?;
         }
@@ -222,20 +206,61 @@ impl Topology {
         Ok(())
     }
 
+    /// One more node, not connected yet.
+    pub(crate) fn new_node(&self, name: &str) -> Outcome<Node> {
+        node(name)
+    }
+
+    /// One more cable, from `interface` of `node` to a link or, for now, to nowhere.
+    pub(crate) fn lay_cable(&self, node: &Node, interface: &str, link: Option<Link>) -> Outcome {
+        self.lay_cables(&[(node, interface, link)])
+    }
+
     /// Plugs the cable of `interface` into another link, without the node noticing.
     pub(crate) fn plug(&self, node: &Node, interface: &str, link: Link) -> Outcome {
-        self.wires.ip(&format!("link set {} master {link}", port(node, interface)))
+        self.set_master(node, interface, Some(link))
     }
 
     /// Pulls the cable of `interface` out of its link, without the node noticing.
     pub(crate) fn unplug(&self, node: &Node, interface: &str) -> Outcome {
-        self.wires.ip(&format!("link set {} nomaster", port(node, interface)))
+        self.set_master(node, interface, None)
+    }
+
+    fn set_master(&self, node: &Node, interface: &str, link: Option<Link>) -> Outcome {
+        let port = port(node, interface);
+        let at = || format!("plugging {} {interface}", node.name());
+        self.wires
+            .run(move || {
+                let bridge = link.map_or(Ok(0), sys::interface_index)?;
+                sys::set_master(sys::interface_index(&port)?, bridge)
+            })?
+            .during(at)
     }
 
     /// Plugs the cable of `interface` into another link; the node sees its carrier go and come back.
     pub(crate) fn replug(&self, node: &Node, interface: &str, link: Link) -> Outcome {
         let port = port(node, interface);
         self.wires.ip(&format!("link set {port} down\nlink set {port} master {link}\nlink set {port} up"))
+    }
+
+    /// Lets the node see the carrier of `interface` go or come.
+    pub(crate) fn set_carrier(&self, node: &Node, interface: &str, carrier: bool) -> Outcome {
+        self.wires.ip(&format!("link set {} {}", port(node, interface), if carrier { "up" } else { "down" }))
+    }
+
+    /// Pulls the cable of `interface` of one node out of a link and plugs that of another in. Tells when, since the epoch: the link had neither
+    /// for as long as the kernel needs for two requests.
+    pub(crate) fn replace(&self, from: &Node, to: &Node, interface: &str, link: Link) -> Outcome<Duration> {
+        let (from, to) = (port(from, interface), port(to, interface));
+        self.wires.run(move || -> Outcome<Duration> {
+            let [from, to, bridge] = [from.as_str(), &to, link].map(sys::interface_index);
+            let (from, to, bridge) = (from?, to?, bridge?);
+            let moment = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            // A program for each would take longer than all that is measured.
+            sys::set_master(from, 0)?;
+            sys::set_master(to, bridge)?;
+            Ok(moment)
+        })?
     }
 
     /// Moves `host` to the second foreign link and its address 2001:db8:4000::3.
@@ -265,6 +290,25 @@ impl Topology {
     pub(crate) fn stop_captures(&mut self) -> Outcome {
         self.captures.values_mut().try_for_each(Capture::stop)
     }
+}
+
+/// A node with what the lab sets for its kind.
+fn node(name: &str) -> Outcome<Node> {
+    let node = Node::new(name)?;
+    for scope in ["all", "default"] {
+        node.sysctl(&format!("conf/{scope}/accept_dad"), "0")?;
+    }
+    if matches!(name, "cn" | "far" | "homehost") {
+        // Where a home agent advertises its link, the others there still have the addresses of the cast only.
+        node.sysctl("conf/default/autoconf", "0")?;
+    }
+    if name.starts_with("guest") {
+        // A guest that came up before its host's daemon asks again soon.
+        for key in ["router_solicitations", "router_solicitation_interval", "router_solicitation_max_interval"] {
+            node.sysctl(&format!("conf/default/{key}"), if key.ends_with("solicitations") { "30" } else { "1" })?;
+        }
+    }
+    Ok(node)
 }
 
 /// Brings interfaces up, gives them addresses (`interface address`, all of /64), and sets the default router.

@@ -138,7 +138,8 @@ fn start_mip6d<'lab>(lab: &'lab Lab, node: &'lab Node, name: &str, configuration
     Daemon::start(node, name, &lab.directory, command)
 }
 
-fn start_radvd<'lab>(lab: &'lab Lab, node: &'lab Node, configuration: &str) -> Outcome<Daemon<'lab>> {
+/// Starts `radvd` in `node`.
+pub(crate) fn start_radvd<'lab>(lab: &'lab Lab, node: &'lab Node, configuration: &str) -> Outcome<Daemon<'lab>> {
     let file = write(lab, &format!("radvd-{}.conf", node.name()), configuration)?;
     let mut command = Command::new("radvd");
     command.args(["-n", "-m", "stderr", "-u", "root", "-p", "/run/radvd.pid", "-C"]).arg(file);

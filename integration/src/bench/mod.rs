@@ -1,11 +1,14 @@
-//! `cargo lab bench`: what is measured, on the machine's own kernel, in network namespaces. Numbers are ratios to something
-//! measured in the same breath; nothing here is a test that time could fail.
+//! `cargo lab bench`: what is measured. Numbers are ratios to something measured in the same breath; nothing here is a test that
+//! time could fail.
 
+pub(crate) mod migration;
 mod tunnel;
 
 use std::process::ExitCode;
 
 use clap::Subcommand;
+
+use crate::outer;
 
 /// What can be measured.
 #[derive(Subcommand)]
@@ -21,6 +24,14 @@ pub(crate) enum What {
         /// What to start, as JSON.
         specification: String,
     },
+    /// How long a guest is not reached when it moves, beside the round-trip time to its home agent.
+    Migration {
+        /// Moves of each kind.
+        #[arg(long, default_value_t = 20)]
+        moves: usize,
+        #[command(flatten)]
+        options: outer::Options,
+    },
 }
 
 /// `cargo lab bench …`.
@@ -29,6 +40,7 @@ pub(crate) fn main(what: What) -> ExitCode {
         What::Tunnel(options) => tunnel::build_and_measure(&options),
         What::TunnelMeasure(options) => tunnel::measure(&options),
         What::TunnelEnd { specification } => tunnel::end::main(&specification),
+        What::Migration { moves, options } => Ok(outer::bench_migration(moves, &options)),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("cargo lab bench: {failure}");

@@ -1,0 +1,78 @@
+//! See `README.md`.
+
+use std::collections::BTreeMap;
+
+use crate::migration::crowd::Crowd;
+use crate::migration::sites::{Site, Sites};
+use crate::migration::stage::{Options, Stage, arrival};
+use crate::migration::traffic::{Pinger, now};
+use crate::prelude::*;
+
+pub(crate) const SCENARIO: Scenario =
+    Scenario { name: "migration-fifty", readme: include_str!("README.md"), peer: Peer::None, well_formed: true, run };
+
+const GUESTS: u16 = 50;
+/// Between two moves.
+const PACE: Duration = Duration::from_millis(40);
+/// From the move of a guest to its acknowledgement there is more than the move: packets under way to the old host, and those that the lab's one
+/// processor holds up.
+const AROUND: Duration = Duration::from_millis(250);
+
+fn run(lab: &Lab) -> Outcome {
+    let sites = Sites::build(lab)?;
+    let stage = Stage::set(lab, &sites, &Options { guests: GUESTS, ..Options::default() })?;
+    let crowd = Crowd::gather(lab, GUESTS)?;
+    all_at_once(lab, &stage, &crowd, Site::One)?;
+    let addresses: Vec<_> = crowd.guests().map(|(guest, _)| guest.home_address()).collect();
+    for address in &addresses {
+        lab.ping_until_answered(&lab.net.cn, *address, SOON)?;
+    }
+
+    lab.step("one by one from site 1 to site 2, while all are asked for echoes");
+    let pinger = Pinger::start(&lab.net.cn, &addresses, Duration::from_millis(2))?;
+    let mut link = stage.watch(Site::Two)?;
+    let mut moves = BTreeMap::new();
+    for (guest, _) in crowd.guests() {
+        let moment = now();
+        crowd.bring(guest, Site::Two)?;
+        arrival(&mut link, Site::Two, guest, FIRST_REGISTRATION)?;
+        moves.insert(usize::from(guest.0), (moment, now()));
+        std::thread::sleep(PACE);
+    }
+    let longest = moves.values().map(|(from, to)| *to - *from).max().unwrap_or_default();
+    let probes = pinger.end(Duration::from_secs(1))?;
+    let lost: Vec<_> = probes.iter().filter(|probe| probe.round_trip.is_none()).collect();
+    let disturbed = lost.iter().filter(|probe| {
+        moves.get(&probe.guest).is_none_or(|(from, to)| !(*from - AROUND..*to + AROUND).contains(&probe.sent))
+    });
+    let disturbed = disturbed.count();
+    lab.step(&format!(
+        "the slowest was bound after {} ms; of {} echo requests {} were lost, {disturbed} of them for a guest that did not move then",
+        longest.as_millis(),
+        probes.len(),
+        lost.len()
+    ));
+    ensure(disturbed == 0, || format!("{disturbed} echo requests lost for guests that did not move"))?;
+
+    all_at_once(lab, &stage, &crowd, Site::One)?;
+    for address in &addresses {
+        lab.ping_until_answered(&lab.net.cn, *address, SOON)?;
+    }
+    stage.end()
+}
+
+fn all_at_once(lab: &Lab, stage: &Stage<'_>, crowd: &Crowd<'_>, site: Site) -> Outcome {
+    let mut link = stage.watch(site)?;
+    let begin = now();
+    crowd.guests().try_for_each(|(guest, _)| crowd.bring(guest, site))?;
+    let moved = now();
+    let bound = crowd.all_bound(&mut link, site, Duration::from_secs(15))?;
+    let last = bound.values().max().copied().unwrap_or_default();
+    lab.step(&format!(
+        "all at once at {}: moved within {} ms, the last one bound after {} ms",
+        site.name(),
+        (moved - begin).as_millis(),
+        last.saturating_sub(begin).as_millis()
+    ));
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! The journey of every migration scenario: home, site 1, site 2, home, while a correspondent goes on talking to the guest.
+
+use std::net::Ipv6Addr;
+use std::time::Duration;
+
+use super::machine::{Machine, Mode};
+use super::sites::{Site, Sites};
+use super::stage::{Options, Stage, VM1, arrival, must_be_at};
+use super::traffic::{Carried, Pinger, Terminal, Transfer, longest_gap};
+use super::world;
+use crate::expect::{FIRST_REGISTRATION, QUIET, SOON, is_protected_update};
+use crate::failure::{Outcome, ensure};
+use crate::scenario::Lab;
+use crate::topology::cast::{CARE_OF_HOST2, GUEST, GUEST_MAC};
+
+/// From one echo request to the next.
+pub(crate) const PING_INTERVAL: Duration = Duration::from_millis(10);
+
+/// All that goes on with a guest at a time: from outside the home network a transfer, from the home link an echo and a ping.
+pub(crate) struct Conversation {
+    transfer: Transfer,
+    terminal: Terminal,
+    pub(crate) pinger: Pinger,
+}
+
+impl Conversation {
+    /// Begins it. `pause`: see [`Transfer::start`].
+    pub(crate) fn begin(lab: &Lab, guest: Ipv6Addr, pause: u8) -> Outcome<Self> {
+        Ok(Self {
+            transfer: Transfer::start(&lab.net.far, guest, pause)?,
+            terminal: Terminal::start(&lab.net.cn, guest)?,
+            pinger: Pinger::start(&lab.net.cn, &[guest], PING_INTERVAL)?,
+        })
+    }
+
+    /// Ends it: both connections are still the ones of the beginning, and every octet was right.
+    pub(crate) fn end(self, lab: &Lab) -> Outcome {
+        let probes = self.pinger.end(Duration::from_secs(1))?;
+        let (transfer, terminal) = (self.transfer.end()?, self.terminal.end()?);
+        let lost = probes.iter().filter(|probe| probe.round_trip.is_none()).count();
+        let connection = |name: &str, carried: &Carried| {
+            format!(
+                "{name}: {} octets, stood still for at most {:.2} s",
+                carried.octets,
+                carried.longest_stop.as_secs_f64()
+            )
+        };
+        lab.step(&format!(
+            "one TCP connection throughout; {}; {}; {lost} of {} echo requests lost",
+            connection("transfer", &transfer),
+            connection("echo", &terminal),
+            probes.len()
+        ));
+        ensure(transfer.octets > 0 && terminal.octets > 0, || "nothing was carried".into())?;
+        ensure(probes.iter().rev().take(20).any(|probe| probe.round_trip.is_some()), || {
+            "at the end nothing is answered any more".into()
+        })
+    }
+}
+
+/// The journey of a virtual machine, with a migration that is cancelled on the way.
+pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
+    let sites = Sites::build(lab)?;
+    let stage = Stage::set(lab, &sites, &Options::default())?;
+    lab.step("the guest boots");
+    let mut here = Machine::boot(lab, sites.host(lab, Site::Home), "home", GUEST_MAC, GUEST)?;
+    lab.ping_until_answered(&lab.net.far, GUEST, SOON)?;
+    let (before, log) = here.world()?;
+    ensure(log.lines().count() > 0, || "the guest has no kernel log".into())?;
+    let conversation = Conversation::begin(lab, GUEST, 50)?;
+    std::thread::sleep(Duration::from_secs(1));
+
+    for (number, (from, to)) in
+        [(Site::Home, Site::One), (Site::One, Site::Two), (Site::Two, Site::Home)].into_iter().enumerate()
+    {
+        if from == Site::One {
+            cancelled(lab, &sites, &stage, &mut here)?;
+        }
+        lab.step(&format!("the guest is live-migrated from {} to {}", from.name(), to.name()));
+        let mut link = stage.watch(to)?;
+        let mut there = Machine::expect(lab, sites.host(lab, to), &format!("leg{number}"), GUEST_MAC, GUEST)?;
+        let moved = here.migrate(&mut there, mode)?;
+        arrival(&mut link, to, VM1, FIRST_REGISTRATION)?;
+        lab.ping_until_answered(&lab.net.cn, GUEST, SOON)?;
+        must_be_at(&stage, to)?;
+        std::thread::sleep(Duration::from_secs(1));
+        here.end()?;
+        here = there;
+        let gap = longest_gap(
+            &conversation.pinger.probes(),
+            moved.stopped.saturating_sub(Duration::from_secs(1)),
+            super::traffic::now(),
+        );
+        lab.step(&format!(
+            "took {:.1} s, of which the guest stood still {} ms; no echo for {} ms",
+            moved.took.as_secs_f64(),
+            moved.pause().as_millis(),
+            gap.as_millis()
+        ));
+        let (after, log_after) = here.world()?;
+        ensure(before == after, || format!("the guest sees a change:{}", world::difference(&before, &after)))?;
+        ensure(log == log_after, || format!("the guest's kernel says:{}", world::difference(&log, &log_after)))?;
+    }
+    conversation.end(lab)?;
+    here.end()?;
+    stage.end()
+}
+
+/// A migration from site 1 to site 2 that is given up half-way: nothing of it is seen.
+fn cancelled(lab: &Lab, sites: &Sites, stage: &Stage<'_>, here: &mut Machine<'_>) -> Outcome {
+    lab.step("a migration to site 2 is begun and cancelled");
+    let target = stage.watch(Site::Two)?;
+    let mut never = Machine::expect(lab, sites.host(lab, Site::Two), "never", GUEST_MAC, GUEST)?;
+    here.migrate_and_cancel(&mut never)?;
+    never.end_anyhow()?;
+    lab.ping_until_answered(&lab.net.cn, GUEST, SOON)?;
+    must_be_at(stage, Site::One)?;
+    target.must_not_see("a registration by the target of a cancelled migration", QUIET, |packet| {
+        is_protected_update(packet, CARE_OF_HOST2, GUEST, VM1.spi_to_home_agent(Site::Two))
+    })
+}
