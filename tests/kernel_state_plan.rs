@@ -120,6 +120,27 @@ fn take(state: &mut KernelState, step: &Step) {
         Step::RemoveAssociation(key) => {
             assert!(state.associations.remove(key).is_some() || state.foreign_associations.remove(key), "{step}");
         }
+        Step::Migrate(m) => {
+            let policy = state.policies.get_mut(&m.policy).unwrap_or_else(|| panic!("ENOENT: {step}"));
+            let [template] = &mut policy.templates[..] else { panic!("ENODATA: {step}") };
+            assert_eq!(
+                (template.source, template.destination, template.reqid),
+                (m.from.0, m.from.1, m.reqid),
+                "{step}"
+            );
+            (template.source, template.destination) = m.to;
+            let ends = |key: &AssociationKey| (key.source, key.destination);
+            let served = |a: &&SecurityAssociation| (ends(&a.key), a.reqid()) == (m.from, Some(m.reqid));
+            if let Some(mut a) = state.associations.values().find(served).cloned() {
+                state.associations.remove(&a.key);
+                (a.key.source, a.key.destination) = m.to;
+                state.associations.insert(a.key, a);
+            }
+        }
+        Step::MoveAssociation { from, to } => {
+            assert!(state.associations.remove(from).is_some(), "ESRCH: {step}");
+            assert!(state.associations.insert(to.key, to.clone()).is_none(), "EEXIST: {step}");
+        }
         Step::AddLink(l) => assert!(state.links.insert(l.name.clone(), l.clone()).is_none(), "EEXIST: {step}"),
         Step::UpdateLink(l) => assert!(state.links.insert(l.name.clone(), l.clone()).is_some(), "ENODEV: {step}"),
         Step::RemoveLink(name) => {
@@ -138,7 +159,8 @@ fn take(state: &mut KernelState, step: &Step) {
             state.routes.remove(&automatic_route(*address).key);
         }
         Step::AddRoute(r) => {
-            let there = state.links.contains_key(&r.key.device) || ["lo", "kage-ha"].contains(&&*r.key.device);
+            let there =
+                state.links.contains_key(&r.key.device) || ["lo", "kage-ha", "kage-esp"].contains(&&*r.key.device);
             assert!(there, "ENODEV: {step}");
             assert!(state.routes.insert(r.key.clone(), r.clone()).is_none(), "EEXIST: {step}");
         }
