@@ -42,9 +42,9 @@ pub enum Refusal {
         /// Of what.
         what: String,
         /// The number here.
-        here: u32,
+        here: u64,
         /// The number that came.
-        there: u32,
+        there: u64,
     },
 }
 
@@ -173,7 +173,7 @@ mod tests {
         Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, end)
     }
 
-    fn standing(update: u16, output: u32, input: u32) -> Standing {
+    fn standing(update: u16, output: u64, input: u64) -> Standing {
         let (agent, guest) = (address(1), address(0x10));
         let key = |source, destination, spi| AssociationKey { source, destination, protocol: ESP, spi };
         let state = ReplayState { output, input };
@@ -219,7 +219,7 @@ mod tests {
     proptest! {
         /// Whatever two hosts have come to: what is imported is beyond what was here, or refused as a whole.
         #[test]
-        fn no_number_goes_backwards(a in any::<(u16, u32, u32)>(), b in any::<(u16, u32, u32)>()) {
+        fn no_number_goes_backwards(a in any::<(u16, u64, u64)>(), b in any::<(u16, u64, u64)>()) {
             let here = standing(a.0, a.1, a.2);
             let backwards = SequenceNumber(a.0).is_newer_than(SequenceNumber(b.0)) || a.0.wrapping_sub(b.0) == 0x8000 || b.1 < a.1 || b.2 < a.2;
             match here.judge(&standing(b.0, b.1, b.2).export()) {

@@ -193,8 +193,8 @@ impl Kernel {
     /// A guest is attached here, and may have been on another host with the same SAs before: its outbound SAs go on at the clock's number at
     /// least, see [`floor`]. What goes wrong is in the log; an SA that is not there is made at that number.
     pub fn raise_to_clock(&mut self, home_address: std::net::Ipv6Addr) {
-        let floor = floor::floor(clock::wall_clock());
-        for key in self.ledger.outbound(home_address) {
+        let floor = floor::floor(clock::wall_clock()).into();
+        for key in self.ledger.outbound_signaling(home_address) {
             if let Err(error) = self.raise(home_address, &key, floor) {
                 tracing::warn!(%home_address, spi = format_args!("{:#x}", key.spi), "sequence numbers not raised: {error}");
             }
@@ -202,15 +202,16 @@ impl Kernel {
     }
 
     /// Whether the SA was raised.
-    fn raise(&mut self, home_address: std::net::Ipv6Addr, key: &AssociationKey, number: u32) -> Result<bool, Error> {
+    fn raise(&mut self, home_address: std::net::Ipv6Addr, key: &AssociationKey, number: u64) -> Result<bool, Error> {
         let refused = |error: xfrm::Error| Error::from(reconcile::Error::ObserveXfrm(error));
         let Some(state) = self.reconciler.xfrm().replay_state(key).map_err(refused)? else { return Ok(false) };
         if state.output >= number {
             return Ok(false);
         }
         self.ledger.raise(home_address, *key, number)?;
+        let Some(esp) = self.configuration.esp(key).cloned() else { return Ok(false) };
         let raised = ReplayState { output: number, ..state };
-        self.reconciler.xfrm().set_replay_state(key, raised).map_err(refused)?;
+        self.reconciler.xfrm().set_replay_state(key, &esp, raised).map_err(refused)?;
         Ok(true)
     }
 
@@ -234,10 +235,11 @@ impl Kernel {
             self.ledger.keep_input(home_address, *key, state.input)?;
             let refused = |error: xfrm::Error| Error::from(reconcile::Error::ObserveXfrm(error));
             if let Some(there) = self.reconciler.xfrm().replay_state(key).map_err(refused)?
+                && let Some(esp) = self.configuration.esp(key).cloned()
                 && state.input > there.input
             {
                 let state = ReplayState { input: state.input, ..there };
-                self.reconciler.xfrm().set_replay_state(key, state).map_err(refused)?;
+                self.reconciler.xfrm().set_replay_state(key, &esp, state).map_err(refused)?;
             }
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::daemon::control_socket::protocol::Association;
 use crate::home_network;
-use crate::ipsec::{AssociationKey, ReplayState, Transform};
+use crate::ipsec::{AssociationKey, Esp, ReplayState};
 use crate::policy::{GuestPolicy, Policy, Role};
 use crate::tunnel::{Counters, Reason};
 
@@ -48,7 +48,7 @@ pub fn associations(
     positions: &BTreeMap<AssociationKey, ReplayState>,
 ) -> Vec<Association> {
     let show = |sa: &crate::ipsec::SecurityAssociation| {
-        let Transform::EspTransport { reqid, encryption, integrity, .. } = &sa.transform else { return None };
+        let Esp { reqid, encryption, integrity, .. } = sa.transform.esp()?;
         let from_us = (sa.key.source == policy.home_agent.address) == (policy.role == Role::HomeAgent);
         let integrity = integrity.as_ref().map_or(String::new(), |(integrity, _)| format!(", {}", integrity.name()));
         let position = positions.get(&sa.key);

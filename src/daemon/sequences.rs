@@ -9,19 +9,25 @@
 //! Numbers of binding updates are reserved as well, a few at a time, so that the first update of a guest that has just arrived need not wait for
 //! a disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::floor::floor;
 use super::store::{self, Record, Store};
-use crate::ipsec::{AssociationKey, ReplayState};
-use crate::policy::{Policy, Role};
+use crate::ipsec::{AssociationKey, ReplayState, SecurityAssociation};
+use crate::policy::{GuestPolicy, Policy, Protection, Role};
 use crate::vocabulary::SequenceNumber;
 
-/// How far ahead of use outbound numbers are reserved. A signaling SA carries a packet every few minutes; a crash costs this much of the 2^32
-/// numbers of a key, and 16 s of the floor.
-pub const RESERVE: u32 = 256;
+/// How far ahead of use outbound numbers of signaling are reserved. A signaling SA carries a packet every few minutes; a crash costs this
+/// much of the 2^32 numbers of a key, and 16 s of the floor.
+pub const RESERVE: u64 = 256;
+/// The same for an SA that carries data and has extended sequence numbers: the kernel sends without asking, and the daemon looks every
+/// half minute. Half of it lasts for that at 17 million packets a second.
+pub const DATA_RESERVE: u64 = 1 << 30;
+/// ... and without extended ones: a crash costs a 256th of the numbers of the key. Half of it lasts for half a minute at 280,000 packets a
+/// second.
+pub const SHORT_DATA_RESERVE: u64 = 1 << 24;
 /// How far ahead of use numbers of binding updates are reserved. Far less than what keeps two hosts apart
 /// ([`crate::signaling::mobile_node::CONFIRMATION_DISTANCE`]).
 pub const BINDING_RESERVE: u16 = 8;
@@ -32,7 +38,7 @@ pub enum Error {
     /// The store.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The 2^32 sequence numbers of a key are used up (RFC 4303 §3.3.3).
+    /// The 2^32 (extended: 2^64) sequence numbers of a key are used up (RFC 4303 §3.3.3).
     #[error("the sequence numbers of SA {spi} of {home_address} are used up: give both sides a new SPI and new keys")]
     UsedUp {
         /// Whose SA.
@@ -53,11 +59,15 @@ pub struct Ledger {
     spent: BTreeMap<Ipv6Addr, u32>,
     /// The ESP SAs of the policy with their home address.
     associations: Vec<(Ipv6Addr, AssociationKey)>,
+    /// Those with 64-bit numbers.
+    extended: BTreeSet<AssociationKey>,
+    /// Those that carry more than signaling: the kernel sends through them without asking this ledger.
+    data: BTreeSet<AssociationKey>,
     /// Our own address in outbound SAs is the home address (mobile node) or this one (home agent).
     home_agent: Ipv6Addr,
     role: Role,
     /// What was in the store for an outbound SA before it was reserved at the start.
-    reserved_at_start: BTreeMap<AssociationKey, Option<u32>>,
+    reserved_at_start: BTreeMap<AssociationKey, Option<u64>>,
 }
 
 impl Ledger {
@@ -72,6 +82,8 @@ impl Ledger {
             used: BTreeMap::new(),
             spent: BTreeMap::new(),
             associations: Vec::new(),
+            extended: BTreeSet::new(),
+            data: BTreeSet::new(),
             home_agent: policy.home_agent.address,
             role: policy.role,
             reserved_at_start: BTreeMap::new(),
@@ -93,11 +105,23 @@ impl Ledger {
             };
             records.insert(guest.home_address, record);
         }
-        let of = |guest: &crate::policy::GuestPolicy| {
+        let of = |guest: &GuestPolicy| {
             let address = guest.home_address;
             guest.protection.associations().iter().map(move |sa| (address, sa.key)).collect::<Vec<_>>()
         };
         self.associations = policy.guests.iter().flat_map(of).collect();
+        let keys = |fits: fn(&Protection, &SecurityAssociation) -> bool| {
+            let of = |guest: &GuestPolicy| {
+                let associations = guest.protection.associations().iter();
+                associations.filter(|sa| fits(&guest.protection, sa)).map(|sa| sa.key).collect::<Vec<_>>()
+            };
+            policy.guests.iter().flat_map(of).collect()
+        };
+        self.extended = keys(|_, sa| sa.transform.esp().is_some_and(|esp| esp.extended_sequence_numbers));
+        self.data = keys(|protection, sa| {
+            let served = sa.reqid().and_then(|reqid| protection.serves(reqid));
+            served.is_some_and(|(class, _)| !class.is_signaling())
+        });
         self.used.retain(|address, _| records.contains_key(address));
         self.spent.retain(|address, _| records.contains_key(address));
         self.records = records;
@@ -174,9 +198,10 @@ impl Ledger {
         (key.source == self.home_agent) == (self.role == Role::HomeAgent)
     }
 
-    /// The outbound SAs of a home address.
-    pub fn outbound(&self, home_address: Ipv6Addr) -> Vec<AssociationKey> {
-        let of_it = self.associations.iter().filter(|(address, key)| *address == home_address && self.is_outbound(key));
+    /// The outbound SAs of a home address that carry nothing but signaling.
+    pub fn outbound_signaling(&self, home_address: Ipv6Addr) -> Vec<AssociationKey> {
+        let fits = |key| self.is_outbound(key) && !self.data.contains(key);
+        let of_it = self.associations.iter().filter(|(address, key)| *address == home_address && fits(key));
         of_it.map(|(_, key)| *key).collect()
     }
 
@@ -191,8 +216,22 @@ impl Ledger {
         &self.associations
     }
 
-    fn reserved(&self, home_address: Ipv6Addr, key: &AssociationKey) -> Option<u32> {
+    fn reserved(&self, home_address: Ipv6Addr, key: &AssociationKey) -> Option<u64> {
         self.records.get(&home_address).and_then(|record| record.output_sequence.get(&name(key))).copied()
+    }
+
+    /// What the clock says that another host may have used of this SA. One that carries data belongs to one host.
+    fn floor(&self, key: &AssociationKey, wall_clock: Duration) -> u64 {
+        if self.data.contains(key) { 0 } else { floor(wall_clock).into() }
+    }
+
+    /// How many numbers of an SA are reserved at a time.
+    fn reserve_of(&self, key: &AssociationKey) -> u64 {
+        match (self.data.contains(key), self.extended.contains(key)) {
+            (false, _) => RESERVE,
+            (true, true) => DATA_RESERVE,
+            (true, false) => SHORT_DATA_RESERVE,
+        }
     }
 
     /// Where SAs that are made now have to go on.
@@ -200,7 +239,8 @@ impl Ledger {
         let start = |(home_address, key): &(Ipv6Addr, AssociationKey)| {
             let record = self.records.get(home_address)?;
             let state = if self.is_outbound(key) {
-                ReplayState { output: self.reserved(*home_address, key).unwrap_or(0).max(floor(wall_clock)), input: 0 }
+                let floor = self.floor(key, wall_clock);
+                ReplayState { output: self.reserved(*home_address, key).unwrap_or(0).max(floor), input: 0 }
             } else {
                 ReplayState { output: 0, input: record.input_sequence.get(&name(key)).copied().unwrap_or(0) }
             };
@@ -227,11 +267,11 @@ impl Ledger {
             }
             let reserved = self.reserved(home_address, &key);
             let used = observed.get(&key).map_or(0, |state| state.output);
-            if !starting && reserved.unwrap_or(0).saturating_sub(used) > RESERVE / 2 {
+            if !starting && reserved.unwrap_or(0).saturating_sub(used) > self.reserve_of(&key) / 2 {
                 continue;
             }
             // An SA that is still to be made starts at the floor.
-            let floor = if observed.contains_key(&key) { 0 } else { floor(wall_clock) };
+            let floor = if observed.contains_key(&key) { 0 } else { self.floor(&key, wall_clock) };
             let kept = self.reserve_beyond(home_address, key, reserved.unwrap_or(0).max(used).max(floor), Store::save);
             match kept {
                 Ok(()) if starting => drop(self.reserved_at_start.insert(key, reserved)),
@@ -247,11 +287,12 @@ impl Ledger {
         &mut self,
         home_address: Ipv6Addr,
         key: AssociationKey,
-        number: u32,
+        number: u64,
         save: fn(&Store, Ipv6Addr, &Record) -> Result<(), store::Error>,
     ) -> Result<(), Error> {
         let used_up = || Error::UsedUp { home_address, spi: name(&key) };
-        let next = number.checked_add(RESERVE).ok_or_else(used_up)?;
+        let last = if self.extended.contains(&key) { u64::MAX } else { u32::MAX.into() };
+        let next = number.checked_add(self.reserve_of(&key)).filter(|next| *next <= last).ok_or_else(used_up)?;
         self.keep_output(home_address, key, Some(next), save)
     }
 
@@ -261,8 +302,8 @@ impl Ledger {
     /// As [`Self::reserve`]; the packet must not leave then.
     pub fn spend(&mut self, home_address: Ipv6Addr) -> Result<(), Error> {
         let spent = self.spent.entry(home_address).or_default();
-        if *spent + 1 >= RESERVE / 2 {
-            for key in self.outbound(home_address) {
+        if u64::from(*spent) + 1 >= RESERVE / 2 {
+            for key in self.outbound_signaling(home_address) {
                 let reserved = self.reserved(home_address, &key).unwrap_or(0);
                 self.reserve_beyond(home_address, key, reserved, Store::save)?;
             }
@@ -277,8 +318,8 @@ impl Ledger {
     ///
     /// # Errors
     /// As [`Self::reserve`]; the SA must stay as it is then.
-    pub fn raise(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: u32) -> Result<(), Error> {
-        if self.reserved(home_address, &key).unwrap_or(0).saturating_sub(number) > RESERVE / 2 {
+    pub fn raise(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: u64) -> Result<(), Error> {
+        if self.reserved(home_address, &key).unwrap_or(0).saturating_sub(number) > self.reserve_of(&key) / 2 {
             return Ok(());
         }
         self.reserve_beyond(home_address, key, number, Store::save_soon)
@@ -288,7 +329,7 @@ impl Ledger {
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn keep_input(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: u32) -> Result<(), Error> {
+    pub fn keep_input(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: u64) -> Result<(), Error> {
         let record = self.records.entry(home_address).or_default();
         let mut changed = record.clone();
         changed.input_sequence.insert(name(&key), number);
@@ -318,7 +359,7 @@ impl Ledger {
         &mut self,
         home_address: Ipv6Addr,
         key: AssociationKey,
-        number: Option<u32>,
+        number: Option<u64>,
         save: fn(&Store, Ipv6Addr, &Record) -> Result<(), store::Error>,
     ) -> Result<(), Error> {
         let record = self.records.entry(home_address).or_default();
@@ -396,11 +437,11 @@ mod tests {
     /// A time before the floor rises.
     const EARLY: Duration = Duration::ZERO;
 
-    fn output(ledger: &Ledger) -> u32 {
+    fn output(ledger: &Ledger) -> u64 {
         ledger.starts(EARLY).values().map(|state| state.output).max().unwrap()
     }
 
-    fn observed(ledger: &Ledger, output: u32, input: u32) -> BTreeMap<AssociationKey, ReplayState> {
+    fn observed(ledger: &Ledger, output: u64, input: u64) -> BTreeMap<AssociationKey, ReplayState> {
         ledger.starts(EARLY).keys().map(|key| (*key, ReplayState { output, input })).collect()
     }
 
@@ -438,7 +479,7 @@ mod tests {
     fn a_key_that_is_used_up_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let mut ledger = ledger(directory.path(), Role::MobileNode);
-        let now = observed(&ledger, u32::MAX - 5, 0);
+        let now = observed(&ledger, u64::from(u32::MAX) - 5, 0);
         assert!(matches!(ledger.reserve(&now, EARLY, true), Err(Error::UsedUp { .. })));
     }
 
@@ -537,7 +578,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut first = ledger(directory.path(), Role::MobileNode);
         first.reserve(&BTreeMap::new(), EARLY, true).unwrap();
-        let [key] = first.outbound(home())[..] else { panic!() };
+        let [key] = first.outbound_signaling(home())[..] else { panic!() };
         first.raise(home(), key, 16_000).unwrap();
         assert_eq!(output(&ledger(directory.path(), Role::MobileNode)), 16_000 + RESERVE);
         assert_eq!(first.owner(&key), Some((home(), true)));

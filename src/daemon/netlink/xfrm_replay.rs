@@ -2,11 +2,11 @@
 
 use netlink_packet_core::NLM_F_REPLACE;
 use netlink_packet_xfrm as nl;
-use netlink_packet_xfrm::{XFRM_MSG_NEWSA, XfrmAttrs, XfrmMessage};
+use netlink_packet_xfrm::{XFRM_MSG_NEWSA, XfrmMessage};
 
 use super::xfrm::{Client, Error};
 use super::xfrm_codec as codec;
-use crate::ipsec::{AssociationKey, ReplayState};
+use crate::ipsec::{AssociationKey, Esp, ReplayState};
 
 impl Client {
     /// Where the sequence numbers of one ESP SA stand; none when it is not there.
@@ -14,9 +14,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub fn replay_state(&mut self, key: &AssociationKey) -> Result<Option<ReplayState>, Error> {
-        let source = XfrmAttrs::SrcAddr(nl::Address::from_ipv6(&key.source));
-        let message = nl::state::DelGetMessage { user_sa_id: identity(key), nlas: vec![source] };
-        let found = self.ask(XfrmMessage::GetSa(message), XFRM_MSG_NEWSA, codec::parse_replay_state);
+        let found = self.ask(codec::get_association(key), XFRM_MSG_NEWSA, codec::parse_replay_state);
         match found {
             Ok(found) => Ok(found.flatten().filter(|(observed, _)| observed == key).map(|(_, state)| state)),
             Err(Error::Refused(refusal)) if refusal.errno == libc::ESRCH => Ok(None),
@@ -24,13 +22,12 @@ impl Client {
         }
     }
 
-    /// Lets the sequence numbers of an ESP SA go on from `state`. What was received up to `state.input` counts as seen. For SAs with the plain
-    /// replay window of at most 32 packets.
+    /// Lets the sequence numbers of an ESP SA go on from `state`. What was received up to `state.input` counts as seen.
     ///
     /// # Errors
-    /// The kernel refuses; `ESRCH` when there is no such SA.
-    pub fn set_replay_state(&mut self, key: &AssociationKey, state: ReplayState) -> Result<(), Error> {
-        self.request(set_replay_state(key, state), NLM_F_REPLACE)
+    /// The kernel refuses; `ESRCH` when there is no such SA, `EINVAL` when its window is another one than `esp` says.
+    pub fn set_replay_state(&mut self, key: &AssociationKey, esp: &Esp, state: ReplayState) -> Result<(), Error> {
+        self.request(set_replay_state(key, esp, state), NLM_F_REPLACE)
     }
 }
 
@@ -43,10 +40,10 @@ fn identity(key: &AssociationKey) -> nl::UserSaId {
     }
 }
 
-fn set_replay_state(key: &AssociationKey, state: ReplayState) -> XfrmMessage {
+fn set_replay_state(key: &AssociationKey, esp: &Esp, state: ReplayState) -> XfrmMessage {
     let saddr = nl::Address::from_ipv6(&key.source);
     let id = nl::AsyncEventId { sa_id: identity(key), saddr, ..Default::default() };
-    let replay = nl::Replay { oseq: state.output, seq: state.input, bitmap: u32::MAX };
-    let message = nl::monitor::NewAsyncEventMessage { id, nlas: vec![XfrmAttrs::ReplayState(replay)] };
+    let nlas = codec::replay_attribute(esp, state).into_iter().collect();
+    let message = nl::monitor::NewAsyncEventMessage { id, nlas };
     XfrmMessage::NewAsyncEvent(message)
 }
