@@ -7,6 +7,8 @@ pub mod xfrm;
 mod xfrm_codec;
 pub mod xfrm_monitor;
 
+pub use xfrm_codec::{Expiry, parse_expiry};
+
 use std::io;
 
 /// What the kernel says to a refused request.
