@@ -80,6 +80,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    // Before any key is read.
+    if let Err(error) = daemon::sys::forbid_core_dumps() {
+        eprintln!("warning: core dumps of this process stay possible, and it may hold keys: {error}");
+    }
     match arguments.command {
         None => run(arguments.run, daemon::Role::MobileNode),
         Some(Command::HomeAgent(run_arguments)) => run(run_arguments, daemon::Role::HomeAgent),

@@ -120,9 +120,6 @@ pub fn start(policy: Policy, source: Source) -> ExitCode {
         eprintln!("error: the setting `log` (or the environment variable KAGEMUSHA_LOG) is not a filter: {error}");
         return ExitCode::from(EXIT_BAD_INPUT);
     }
-    if let Err(error) = sys::forbid_core_dumps() {
-        tracing::warn!(%error, "core dumps of this process stay possible; it holds keys");
-    }
     for warning in &policy.warnings {
         tracing::warn!("{warning}");
     }

@@ -99,15 +99,22 @@ pub fn bind_packet_socket(socket: BorrowedFd<'_>, interface: u32, ether_type: u1
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Keeps this process' memory out of core dumps and away from other processes of the same user (`PR_SET_DUMPABLE`), since it holds keys.
+/// Keeps this process' memory out of core dumps and away from other processes of the same user (`PR_SET_DUMPABLE`), since it holds keys. A
+/// child that is started would be dumpable again, so its core file has no room, either (`RLIMIT_CORE`).
 ///
 /// # Errors
-/// The error of `prctl(2)`.
+/// The error of `prctl(2)` or `setrlimit(2)`.
 pub fn forbid_core_dumps() -> io::Result<()> {
     // `prctl` is variadic and the kernel reads whole words.
     const NO: libc::c_ulong = 0;
     // SAFETY: PR_SET_DUMPABLE takes plain integers and touches no memory of ours.
     let result = unsafe { libc::prctl(libc::PR_SET_DUMPABLE, NO, NO, NO, NO) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the call reads one `rlimit`, which outlives it.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -152,4 +159,19 @@ pub fn receive_message(socket: &Socket, payload: &mut [u8], control: &mut [u8]) 
 fn as_uninitialized(buffer: &mut [u8]) -> &mut [MaybeUninit<u8>] {
     // SAFETY: same layout; the only user hands it to `recvmsg`, through which the kernel writes initialised octets or nothing.
     unsafe { &mut *(std::ptr::from_mut(buffer) as *mut [MaybeUninit<u8>]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_core_dumps() {
+        forbid_core_dumps().unwrap();
+        // SAFETY: PR_GET_DUMPABLE takes no pointer.
+        assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) }, 0);
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        assert_eq!(line.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{line}");
+    }
 }

@@ -1,8 +1,8 @@
 //! Takes out of a text what must not be shown again: a key that someone wrote where the name of its file belongs, and characters
 //! that drive terminals.
 
-/// From this many hexadecimal digits on, a run of them is taken for a key: half of the shortest key there is.
-const DIGITS_OF_A_KEY: usize = 16;
+/// From this many hexadecimal digits on, a run of them is taken for a key: one more than a MAC address without colons has.
+const DIGITS_OF_A_KEY: usize = 13;
 
 /// Names of values that are secret whatever they look like.
 const SECRET_NAMES: [&str; 5] = ["key", "secret", "psk", "password", "salt"];

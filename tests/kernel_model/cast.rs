@@ -2,9 +2,12 @@
 
 use std::net::Ipv6Addr;
 
-use kagemusha::ipsec::{AssociationKey, Direction, Encryption, Integrity, SecretKey, SecurityAssociation, Transform};
+use kagemusha::ipsec::{
+    AssociationKey, AssociationLifetime, Class, Direction, Encryption, Esp, EspMode, Integrity, SecretKey,
+    SecurityAssociation, Transform,
+};
 use kagemusha::kernel_state::{Bindings, Configuration, Guest, Site};
-use kagemusha::policy::{Protection, Role};
+use kagemusha::policy::{Protection, Reqids, Role};
 use kagemusha::vocabulary::GuestId;
 
 use crate::wire::{Message, Payload};
@@ -36,19 +39,22 @@ pub fn care_of(number: u16) -> Ipv6Addr {
 pub fn sa(source: Ipv6Addr, destination: Ipv6Addr, spi: u32, reqid: u32, key: u8) -> SecurityAssociation {
     SecurityAssociation {
         key: AssociationKey { source, destination, protocol: 50, spi },
-        transform: Transform::EspTransport {
+        transform: Transform::Esp(Esp {
+            mode: EspMode::Transport,
             reqid,
             encryption: (Encryption::AesCbc, SecretKey::new(vec![key; 16])),
             integrity: Some((Integrity::HmacSha256, SecretKey::new(vec![key; 32]))),
             replay_window: 0,
-        },
+            extended_sequence_numbers: false,
+            lifetime: AssociationLifetime::default(),
+        }),
     }
 }
 
 /// The same SA as its receiver has it.
 fn with_window(mut sa: SecurityAssociation) -> SecurityAssociation {
-    if let Transform::EspTransport { replay_window, .. } = &mut sa.transform {
-        *replay_window = 32;
+    if let Transform::Esp(esp) = &mut sa.transform {
+        esp.replay_window = 32;
     }
     sa
 }
@@ -66,9 +72,10 @@ pub fn configuration(role: Role, protected: &[bool], key: u8, spi: u32) -> Confi
             Role::HomeAgent => vec![with_window(out), back],
         };
         let protection = if *protected {
-            Protection::HomeRegistration { reqid_to_home_agent: to_home_agent, reqid_to_guest: to_guest, associations }
+            let classes = [(Class::HomeRegistration, Reqids { to_home_agent, to_guest })].into();
+            Protection { classes, associations }
         } else {
-            Protection::None
+            Protection::NONE
         };
         Guest { home_address: address, protection }
     };
@@ -114,6 +121,6 @@ pub fn protected_messages(configuration: &Configuration) -> Vec<(Direction, Mess
         Role::HomeAgent => (Direction::In, Direction::Out),
     };
     let guests = configuration.guests.iter().enumerate();
-    let protected = guests.filter(|(_, guest)| guest.protection != Protection::None);
+    let protected = guests.filter(|(_, guest)| !guest.protection.is_none());
     protected.flat_map(|(index, _)| [(to_home_agent, update(index)), (to_guest, acknowledgement(index))]).collect()
 }

@@ -3,7 +3,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use kagemusha::ipsec::{SecurityAssociation, SecurityPolicy, Transform};
+use kagemusha::ipsec::{Esp, SecurityAssociation, SecurityPolicy, Transform};
 use kagemusha::kernel_state::{Address, KernelState, Link, LinkKind, Route};
 
 /// Every part of the state.
@@ -26,8 +26,13 @@ fn association(sa: &SecurityAssociation, hasher: &mut impl Hasher) {
     let SecurityAssociation { key, transform } = sa;
     key.hash(hasher);
     match transform {
-        Transform::EspTransport { reqid, encryption, integrity, replay_window } => {
-            (reqid, replay_window, encryption.0, encryption.1.expose()).hash(hasher);
+        Transform::Esp(esp) => {
+            let Esp { mode, reqid, encryption, integrity, replay_window, extended_sequence_numbers, lifetime } = esp;
+            (mode, reqid, replay_window, extended_sequence_numbers).hash(hasher);
+            for limits in [lifetime.soft, lifetime.hard] {
+                (limits.bytes, limits.packets, limits.seconds).hash(hasher);
+            }
+            (encryption.0, encryption.1.expose()).hash(hasher);
             integrity.as_ref().map(|(algorithm, key)| (algorithm, key.expose())).hash(hasher);
         }
         Transform::RouteOptimization { care_of_address, wildcard } => (care_of_address, wildcard).hash(hasher),

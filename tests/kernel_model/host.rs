@@ -41,14 +41,14 @@ pub struct Rules {
     /// Numbers.
     pub numbering: Numbering,
     /// How far ahead of use numbers are reserved.
-    pub reserve: u32,
+    pub reserve: u64,
 }
 
 /// What survives everything: how far the numbers of each SA can have come.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Disk {
-    output: BTreeMap<AssociationKey, u32>,
-    input: BTreeMap<AssociationKey, u32>,
+    output: BTreeMap<AssociationKey, u64>,
+    input: BTreeMap<AssociationKey, u64>,
 }
 
 impl Disk {
@@ -62,7 +62,7 @@ impl Disk {
     }
 
     /// As `daemon::sequences::Ledger::reserve`.
-    pub fn reserve(&mut self, configuration: &Configuration, observed: &Starts, starting: bool, ahead: u32) {
+    pub fn reserve(&mut self, configuration: &Configuration, observed: &Starts, starting: bool, ahead: u64) {
         for key in keys(configuration).filter(|key| is_outbound(configuration, key)) {
             let reserved = self.output.get(&key).copied().unwrap_or(0);
             let used = observed.get(&key).map_or(0, |state| state.output);
@@ -177,7 +177,7 @@ pub struct Host {
     /// From here on nothing protected may leave in the clear: the failsafe was there once, and was not taken down in good order.
     pub guarded: bool,
     /// The highest number of each ESP SA that was on the wire, by SA and secret.
-    highest: BTreeMap<(AssociationKey, Vec<u8>), u32>,
+    highest: BTreeMap<(AssociationKey, Vec<u8>), u64>,
     /// An ESP packet had a number that was not above all before it.
     pub repeated: bool,
     /// Something protected was on the wire in the clear.
@@ -187,7 +187,7 @@ pub struct Host {
     /// Somebody else changed something since the kernel held what it should.
     pub wounded: bool,
     /// ESP packets since numbers were reserved last.
-    unreserved: u32,
+    unreserved: u64,
     /// A daemon was killed with a plan half done.
     pub killed_in_the_middle: bool,
 }

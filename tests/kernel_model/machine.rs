@@ -27,9 +27,9 @@ pub enum Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Numbers {
     /// Last number sent.
-    pub output: u32,
+    pub output: u64,
     /// Highest number received.
-    pub input: u32,
+    pub input: u64,
     /// The numbers received below `input`: bit 0 is `input` itself.
     pub seen: u64,
 }
@@ -42,7 +42,7 @@ impl Numbers {
     }
 
     /// Whether a received number is new; it is noted then.
-    pub fn receive(&mut self, number: u32, window: u32) -> bool {
+    pub fn receive(&mut self, number: u64, window: u32) -> bool {
         if number == 0 {
             return false;
         }
@@ -56,7 +56,7 @@ impl Numbers {
         if window == 0 {
             return true;
         }
-        if behind >= window.min(64) || self.seen & (1 << behind) != 0 {
+        if behind >= u64::from(window.min(64)) || self.seen & (1 << behind) != 0 {
             return false;
         }
         self.seen |= 1 << behind;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kagemusha::ipsec::{Direction, SecurityAssociation};
 use kagemusha::kernel_state::{Bindings, Configuration, KernelState, Site};
-use kagemusha::policy::{Protection, Role};
+use kagemusha::policy::Role;
 use kagemusha::vocabulary::GuestId;
 
 use crate::cast::{
@@ -143,7 +143,7 @@ impl Pair {
     }
 
     fn is_protected(&self, guest: usize) -> bool {
-        self.configurations[HOST].guests[guest].protection != Protection::None
+        !self.configurations[HOST].guests[guest].protection.is_none()
     }
 
     /// A binding update, and the acknowledgement when it arrives.

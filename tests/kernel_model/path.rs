@@ -5,8 +5,8 @@
 use std::net::Ipv6Addr;
 
 use kagemusha::ipsec::{
-    Action, AssociationKey, Direction, Level, Mode, SecurityAssociation, SecurityPolicy, Template, TemplateProtocol,
-    Transform, UpperLayer,
+    Action, AssociationKey, Direction, EspMode, Level, Mode, SecurityAssociation, SecurityPolicy, Template,
+    TemplateProtocol, Transform, UpperLayer,
 };
 use kagemusha::kernel_state::{DEAD_END_TABLE, DELIVERY_TABLE, LOCAL_TABLE, MAIN_TABLE, RouteKind};
 
@@ -104,9 +104,13 @@ impl Machine {
         if action == Action::Block {
             return Err(Dropped::PolicyBlocks);
         }
-        let mut found = vec![];
+        let (mut found, mut ends) = (vec![], (message.source, message.destination));
         for template in &templates {
-            match self.find(template, message.source, message.destination) {
+            // A tunnel has its own ends, and what is put around it goes between those.
+            if template.mode == Mode::Tunnel {
+                ends = (template.source, template.destination);
+            }
+            match self.find(template, ends.0, ends.1) {
                 Some(sa) => found.push(sa.clone()),
                 None if template.level == Level::Use => {}
                 None => return Err(Dropped::NoAssociation),
@@ -135,9 +139,18 @@ impl Machine {
                 packet.headers.insert(0, Header::RoutingHeader(packet.destination));
                 packet.destination = *care_of_address;
             }
-            Transform::EspTransport { .. } => {
+            Transform::Esp(esp) => {
                 let numbers = self.numbers.entry(sa.key).or_default();
-                numbers.output = numbers.output.checked_add(1).ok_or(Dropped::UsedUp)?;
+                let last = if esp.extended_sequence_numbers { u64::MAX } else { u64::from(u32::MAX) };
+                if numbers.output == last {
+                    return Err(Dropped::UsedUp);
+                }
+                numbers.output += 1;
+                if esp.mode == EspMode::Tunnel {
+                    let (source, destination) = (packet.source, packet.destination);
+                    packet.headers.insert(0, Header::Inner { source, destination });
+                    (packet.source, packet.destination) = (sa.key.source, sa.key.destination);
+                }
                 let secret = secret(sa).unwrap_or_default();
                 packet.headers.insert(0, Header::Esp { spi: sa.key.spi, sequence: numbers.output, secret });
             }
@@ -168,6 +181,7 @@ impl Machine {
                         return Err(Dropped::Buried);
                     }
                 }
+                Header::Inner { source: from, destination: to } => (source, destination) = (*from, *to),
                 Header::Esp { spi, sequence, secret } => {
                     taken_off.push(self.esp(destination, *spi, *sequence, secret)?);
                 }
@@ -215,17 +229,17 @@ impl Machine {
         &mut self,
         destination: Ipv6Addr,
         spi: u32,
-        sequence: u32,
+        sequence: u64,
         encrypted_with: &[u8],
     ) -> Result<SecurityAssociation, Dropped> {
         let named = |key: &&AssociationKey| (key.destination, key.protocol, key.spi) == (destination, 50, spi);
         let key = *self.state.associations.keys().find(named).ok_or(Dropped::UnknownSpi)?;
         let sa = self.state.associations[&key].clone();
-        let Transform::EspTransport { replay_window, .. } = sa.transform else { return Err(Dropped::UnknownSpi) };
+        let window = sa.transform.esp().ok_or(Dropped::UnknownSpi)?.replay_window;
         if secret(&sa).as_deref() != Some(encrypted_with) {
             return Err(Dropped::WrongKey);
         }
-        let fresh = self.numbers.entry(key).or_default().receive(sequence, replay_window);
+        let fresh = self.numbers.entry(key).or_default().receive(sequence, window);
         if fresh { Ok(sa) } else { Err(Dropped::Replayed) }
     }
 
@@ -295,6 +309,7 @@ fn protocol(header: &Header) -> u8 {
         Header::HomeAddressOption(_) => 60,
         Header::RoutingHeader(_) => 43,
         Header::Esp { .. } => 50,
+        Header::Inner { .. } => 41,
     }
 }
 
@@ -309,14 +324,11 @@ fn is_required_esp(template: &Template) -> bool {
 }
 
 fn is_transport(sa: &SecurityAssociation) -> bool {
-    matches!(sa.transform, Transform::EspTransport { .. })
+    sa.transform.esp().is_some_and(|esp| esp.mode == EspMode::Transport)
 }
 
 fn reqid(sa: &SecurityAssociation) -> u32 {
-    match sa.transform {
-        Transform::EspTransport { reqid, .. } => reqid,
-        Transform::RouteOptimization { .. } => 0,
-    }
+    sa.reqid().unwrap_or(0)
 }
 
 /// The place behind the SA that meets a template, from `from` on; what is no transport mode must not be passed over (`xfrm_policy_ok`).
@@ -343,15 +355,13 @@ fn serves(template: &Template, sa: &SecurityAssociation) -> bool {
         TemplateProtocol::HomeAddressOption => 60,
         TemplateProtocol::Type2RoutingHeader => 43,
     };
-    let mode = match sa.transform {
-        Transform::EspTransport { .. } => Mode::Transport,
-        Transform::RouteOptimization { .. } => Mode::RouteOptimization,
-    };
+    let mode = sa.transform.esp().map_or(Mode::RouteOptimization, |esp| esp.mode.into());
     protocol == sa.key.protocol && template.mode == mode
 }
 
 /// Whether an SA that was taken off is one that a template asks for (`xfrm_state_ok`).
 fn meets(template: &Template, sa: &SecurityAssociation) -> bool {
+    // An address that is not said is any.
     let source = is_transport(sa) || template.source.is_unspecified() || template.source == sa.key.source;
     serves(template, sa) && (template.reqid == 0 || template.reqid == reqid(sa)) && source
 }

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use kagemusha::ipsec::{SecurityAssociation, Transform};
+use kagemusha::ipsec::{Esp, SecurityAssociation};
 
 /// What is behind all headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,14 +44,21 @@ pub enum Header {
     HomeAddressOption(Ipv6Addr),
     /// Type 2 routing header (RFC 6275 §6.4).
     RoutingHeader(Ipv6Addr),
-    /// ESP.
+    /// ESP; behind it, in tunnel mode, another packet.
     Esp {
         /// SPI.
         spi: u32,
         /// Sequence number.
-        sequence: u32,
+        sequence: u64,
         /// What it was encrypted with; a receiver with anything else cannot read it.
         secret: Vec<u8>,
+    },
+    /// The IPv6 header of a packet in a tunnel.
+    Inner {
+        /// Its source.
+        source: Ipv6Addr,
+        /// Its destination.
+        destination: Ipv6Addr,
     },
 }
 
@@ -80,7 +87,7 @@ impl Packet {
     }
 
     /// SPI, sequence number and secret of its ESP header.
-    pub fn esp(&self) -> Option<(u32, u32, &[u8])> {
+    pub fn esp(&self) -> Option<(u32, u64, &[u8])> {
         self.headers.iter().find_map(|header| match header {
             Header::Esp { spi, sequence, secret } => Some((*spi, *sequence, &**secret)),
             _ => None,
@@ -90,7 +97,7 @@ impl Packet {
 
 /// Algorithms and keys of an SA as one value: equal for two ends that understand each other.
 pub fn secret(sa: &SecurityAssociation) -> Option<Vec<u8>> {
-    let Transform::EspTransport { encryption, integrity, .. } = &sa.transform else { return None };
+    let Esp { encryption, integrity, .. } = sa.transform.esp()?;
     let mut all = format!("{:?} {:?} ", encryption.0, integrity.as_ref().map(|one| one.0)).into_bytes();
     all.extend(encryption.1.expose());
     all.extend(integrity.iter().flat_map(|one| one.1.expose()));
