@@ -4,6 +4,7 @@
 //! stays untouched, and what is not is put right, before anything can be sent.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use super::netlink::xfrm;
 use super::reconcile::{self, Failure, Reconciler};
@@ -192,26 +193,39 @@ impl Kernel {
 
     /// A guest is attached here, and may have been on another host with the same SAs before: its outbound SAs go on at the clock's number at
     /// least, see [`floor`]. What goes wrong is in the log; an SA that is not there is made at that number.
-    pub fn raise_to_clock(&mut self, home_address: std::net::Ipv6Addr) {
-        let floor = floor::floor(clock::wall_clock());
+    pub fn raise_to_clock(&mut self, home_address: Ipv6Addr) {
+        let floor = floor::floor(clock::wall_clock()).into();
         for key in self.ledger.outbound(home_address) {
-            if let Err(error) = self.raise(home_address, &key, floor) {
-                tracing::warn!(%home_address, spi = format_args!("{:#x}", key.spi), "sequence numbers not raised: {error}");
+            if let Err(error) = self.raise(&key, floor) {
+                let spi = format_args!("{:#x}", key.spi);
+                tracing::warn!(%home_address, spi, "sequence numbers not raised: {error}");
             }
         }
     }
 
-    /// Whether the SA was raised.
-    fn raise(&mut self, home_address: std::net::Ipv6Addr, key: &AssociationKey, number: u32) -> Result<bool, Error> {
-        let refused = |error: xfrm::Error| Error::from(reconcile::Error::ObserveXfrm(error));
-        let Some(state) = self.reconciler.xfrm().replay_state(key).map_err(refused)? else { return Ok(false) };
-        if state.output >= number {
-            return Ok(false);
+    /// Lets an outbound SA go on from `number`, if that is more than it has come to.
+    fn raise(&mut self, key: &AssociationKey, number: u64) -> Result<(), Error> {
+        let Some((sa, _)) = self.ledger.find(key) else { return Ok(()) };
+        let there = self.reconciler.xfrm().replay_state(key).map_err(refused)?;
+        if there.is_some_and(|state| state.output >= number) {
+            return Ok(());
         }
-        self.ledger.raise(home_address, *key, number)?;
-        let raised = ReplayState { output: number, ..state };
-        self.reconciler.xfrm().set_replay_state(key, raised).map_err(refused)?;
-        Ok(true)
+        self.ledger.raise(&sa, number)?;
+        match there {
+            Some(state) => self.set_position(key, ReplayState { output: number, ..state }),
+            // It is made where the ledger says.
+            None => {
+                self.set_starts();
+                Ok(())
+            }
+        }
+    }
+
+    fn set_position(&mut self, key: &AssociationKey, state: ReplayState) -> Result<(), Error> {
+        let associations = self.configuration.guests.iter().flat_map(|guest| guest.protection.associations());
+        let esp = associations.into_iter().find(|sa| sa.key == *key).and_then(|sa| sa.transform.esp());
+        let Some(esp) = esp else { return Ok(()) };
+        self.reconciler.xfrm().set_replay_state(key, esp, state).map_err(refused)
     }
 
     /// Where the sequence numbers of the policy's SAs stand, with their home address and whether packets leave by them.
@@ -227,20 +241,17 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses, or the store does.
     pub fn import(&mut self, key: &AssociationKey, state: ReplayState) -> Result<(), Error> {
-        let Some((home_address, outbound)) = self.ledger.owner(key) else { return Ok(()) };
+        let Some((sa, outbound)) = self.ledger.find(key) else { return Ok(()) };
         if outbound {
-            self.raise(home_address, key, state.output)?;
-        } else {
-            self.ledger.keep_input(home_address, *key, state.input)?;
-            let refused = |error: xfrm::Error| Error::from(reconcile::Error::ObserveXfrm(error));
-            if let Some(there) = self.reconciler.xfrm().replay_state(key).map_err(refused)?
-                && state.input > there.input
-            {
-                let state = ReplayState { input: state.input, ..there };
-                self.reconciler.xfrm().set_replay_state(key, state).map_err(refused)?;
-            }
+            return self.raise(key, state.output);
         }
-        Ok(())
+        self.ledger.keep_input(sa.home_address, *key, state.input)?;
+        match self.reconciler.xfrm().replay_state(key).map_err(refused)? {
+            Some(there) if state.input > there.input => {
+                self.set_position(key, ReplayState { input: state.input, ..there })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Keeps the reserve of sequence numbers ahead of use. What goes wrong is in the log: the reserve is large, and the next try is soon.
@@ -284,6 +295,10 @@ impl Kernel {
             }
         }
     }
+}
+
+fn refused(error: xfrm::Error) -> Error {
+    reconcile::Error::ObserveXfrm(error).into()
 }
 
 /// What became of the generations that were asked for.
