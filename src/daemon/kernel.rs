@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
-use super::netlink::xfrm;
+use super::netlink::{Expiry, xfrm};
 use super::reconcile::{self, Failure, Reconciler};
 use super::roster::Roster;
 use super::sequences::Ledger;
 use super::{Error, clock, floor, tunnel6_loaded};
-use crate::ipsec::{AssociationKey, ReplayState};
+use crate::ipsec::{AssociationKey, ReplayState, SecurityAssociation};
 use crate::kernel_state::{self, Bindings, Configuration, KernelState, Site};
 use crate::policy::Role;
 use crate::vocabulary::{Generation, GuestId};
@@ -31,6 +32,10 @@ pub struct Kernel {
     in_force: bool,
     repairs: u64,
     generation: Generation,
+    /// SAs whose lifetime has ended, as they were: their keys are not used again.
+    ended: BTreeMap<AssociationKey, SecurityAssociation>,
+    /// When the kernel said of an SA that it ends soon, since 1970.
+    ending: BTreeMap<AssociationKey, Duration>,
 }
 
 impl Kernel {
@@ -51,6 +56,8 @@ impl Kernel {
             in_force: false,
             repairs: 0,
             generation: Generation::default(),
+            ended: BTreeMap::new(),
+            ending: BTreeMap::new(),
         };
         match kernel.start().await {
             Ok(()) => Ok(kernel),
@@ -134,6 +141,13 @@ impl Kernel {
         self.reconciler.set_configuration(recognised);
         self.configuration = configuration;
         self.ids = roster.ids().to_vec();
+        let as_before = |sa: &SecurityAssociation| {
+            let mut associations = self.configuration.guests.iter().flat_map(|guest| guest.protection.associations());
+            associations.any(|configured| configured == sa)
+        };
+        let renewed: Vec<_> = self.ended.values().filter(|sa| !as_before(sa)).map(|sa| sa.key).collect();
+        self.ended.retain(|key, _| !renewed.contains(key));
+        self.ending.clear();
         self.in_force = false;
         Ok(())
     }
@@ -148,7 +162,8 @@ impl Kernel {
         let site = Site { uplink: uplink.map(str::to_owned), tunnel6_loaded: tunnel6_loaded() };
         let position = |id: &GuestId| self.ids.binary_search(id).ok().map(GuestId);
         let bindings = bindings.0.iter().filter_map(|(id, care_of)| Some((position(id)?, *care_of)));
-        let desired = kernel_state::compile(&self.configuration, &Bindings(bindings.collect()), &site);
+        let mut desired = kernel_state::compile(&self.configuration, &Bindings(bindings.collect()), &site);
+        desired.associations.retain(|key, _| !self.ended.contains_key(key));
         match self.reconciler.apply_what_goes(&desired).await {
             Ok(report) => {
                 let mut repaired = Vec::new();
@@ -189,6 +204,31 @@ impl Kernel {
     fn addresses(&self, guests: &[GuestId]) -> String {
         let addresses = guests.iter().filter_map(|id| self.configuration.guests.get(id.0));
         addresses.map(|guest| guest.home_address.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The lifetime of an SA has ended, or ends soon. Whose it is, and what to do, as a sentence; none for an SA that is not ours. One that has
+    /// ended is not made again with the same keys (RFC 4301 §4.4.2.1) until the policy has others, or the daemon starts anew.
+    pub fn expired(&mut self, expiry: Expiry) -> Option<(Ipv6Addr, String)> {
+        let (sa, _) = self.ledger.find(&expiry.association)?;
+        let spi = sa.key.spi;
+        let todo = "give both sides a new SPI and new keys, and `kagemusha reload` them, the home agent first";
+        if !expiry.hard {
+            self.ending.insert(sa.key, clock::wall_clock());
+            return Some((sa.home_address, format!("the SA {spi:#x} ends soon by its lifetime: {todo}")));
+        }
+        self.ending.remove(&sa.key);
+        let associations = self.configuration.guests.iter().flat_map(|guest| guest.protection.associations());
+        let ended = associations.into_iter().find(|configured| configured.key == sa.key)?.clone();
+        self.ended.insert(sa.key, ended);
+        Some((
+            sa.home_address,
+            format!("the SA {spi:#x} has ended by its lifetime, and nothing passes by it any more: {todo}"),
+        ))
+    }
+
+    /// When the kernel said of an SA that it ends soon, since 1970.
+    pub fn ending(&self) -> &BTreeMap<AssociationKey, Duration> {
+        &self.ending
     }
 
     /// A guest is attached here, and may have been on another host with the same SAs before: its outbound SAs go on at the clock's number at

@@ -1,6 +1,7 @@
 //! Counters written to the log, at the end and on SIGUSR1, and shown to who asks for the status; SAs as they are shown.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::daemon::control_socket::protocol::Association;
 use crate::home_network;
@@ -46,6 +47,7 @@ pub fn associations(
     guest: &GuestPolicy,
     policy: &Policy,
     positions: &BTreeMap<AssociationKey, ReplayState>,
+    ending: &BTreeMap<AssociationKey, Duration>,
 ) -> Vec<Association> {
     let show = |sa: &crate::ipsec::SecurityAssociation| {
         let esp = sa.transform.esp()?;
@@ -60,7 +62,7 @@ pub fn associations(
             algorithms: format!("{}{integrity}", esp.encryption.0.name()),
             sequence: position.map(|state| if from_us { state.output } else { state.input }),
             lifetime: lifetime(&esp.lifetime),
-            ends_soon: None,
+            ends_soon: ending.get(&sa.key).map(|at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
         })
     };
     guest.protection.associations().iter().filter_map(show).collect()
