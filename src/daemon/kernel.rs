@@ -127,9 +127,14 @@ impl Kernel {
     /// # Errors
     /// The store cannot be read, or numbers cannot be reserved; the guests of before are in force then.
     pub fn follow(&mut self, roster: &Roster) -> Result<(), Error> {
-        self.ledger.follow(roster.policy())?;
         let observed = self.reconciler.replay_states()?;
-        self.ledger.reserve(&observed, clock::wall_clock(), false)?;
+        let before = self.ledger.clone();
+        let followed = self.ledger.follow(roster.policy());
+        let followed = followed.and_then(|()| self.ledger.reserve(&observed, clock::wall_clock(), false));
+        if let Err(error) = followed {
+            self.ledger = before;
+            return Err(error.into());
+        }
         self.set_starts();
         let configuration = Configuration::from(roster.policy());
         // Guests that are gone stand behind those that there are: their objects are recognised as ours, and wanted no more.
