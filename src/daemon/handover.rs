@@ -8,6 +8,7 @@ use std::net::Ipv6Addr;
 use super::Error;
 use super::control_socket::protocol::{AssociationSequence, GuestSequences, SEQUENCES_VERSION, Sequences};
 use super::kernel::Kernel;
+use super::sequences::Numbered;
 use crate::ipsec::{AssociationKey, ReplayState};
 use crate::vocabulary::SequenceNumber;
 
@@ -67,10 +68,10 @@ impl Standing {
     pub fn of(kernel: &mut Kernel, home_agent: Ipv6Addr, guests: &[Ipv6Addr]) -> Result<Self, Error> {
         let positions = kernel.positions()?;
         let ledger = kernel.ledger();
-        let known = ledger.associations().iter().filter(|(address, _)| guests.contains(address));
-        let association = |(address, key): &(Ipv6Addr, AssociationKey)| {
-            let (_, outbound) = ledger.owner(key)?;
-            Some((*key, (*address, outbound, *positions.get(key)?)))
+        let known = ledger.associations().iter().filter(|sa| guests.contains(&sa.home_address));
+        let association = |sa: &Numbered| {
+            let (_, outbound) = ledger.find(&sa.key)?;
+            Some((sa.key, (sa.home_address, outbound, *positions.get(&sa.key)?)))
         };
         Ok(Self {
             home_agent: Some(home_agent),

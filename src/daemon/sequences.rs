@@ -9,25 +9,24 @@
 //! Numbers of binding updates are reserved as well, a few at a time, so that the first update of a guest that has just arrived need not wait for
 //! a disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::floor::floor;
 use super::store::{self, Record, Store};
 use crate::ipsec::{AssociationKey, ReplayState, SecurityAssociation};
-use crate::policy::{GuestPolicy, Policy, Protection, Role};
+use crate::policy::{GuestPolicy, Policy, Role};
 use crate::vocabulary::SequenceNumber;
 
-/// How far ahead of use outbound numbers of signaling are reserved. A signaling SA carries a packet every few minutes; a crash costs this
-/// much of the 2^32 numbers of a key, and 16 s of the floor.
+/// How far ahead of use the numbers of a signaling SA are reserved. It carries a packet every few minutes; a crash costs this much of the 2^32
+/// numbers of a key, and 16 s of the floor.
 pub const RESERVE: u64 = 256;
-/// The same for an SA that carries data and has extended sequence numbers: the kernel sends without asking, and the daemon looks every
-/// half minute. Half of it lasts for that at 17 million packets a second.
-pub const DATA_RESERVE: u64 = 1 << 30;
-/// ... and without extended ones: a crash costs a 256th of the numbers of the key. Half of it lasts for half a minute at 280,000 packets a
-/// second.
-pub const SHORT_DATA_RESERVE: u64 = 1 << 24;
+/// The same of an SA that carries more and has extended sequence numbers: the kernel sends by it without asking, and the daemon looks every
+/// half minute. Half of it lasts that long at 17 million packets a second.
+pub const LONG_RESERVE: u64 = 1 << 30;
+/// ... and without extended ones: a crash costs a 256th of the numbers of a key, and half of it lasts half a minute at 280,000 packets a second.
+pub const SHORT_RESERVE: u64 = 1 << 24;
 /// How far ahead of use numbers of binding updates are reserved. Far less than what keeps two hosts apart
 /// ([`crate::signaling::mobile_node::CONFIRMATION_DISTANCE`]).
 pub const BINDING_RESERVE: u16 = 8;
@@ -48,21 +47,48 @@ pub enum Error {
     },
 }
 
+/// An ESP SA whose numbers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbered {
+    /// Whose SA.
+    pub home_address: Ipv6Addr,
+    /// Its name.
+    pub key: AssociationKey,
+    /// Whether its numbers have 64 bits.
+    pub extended: bool,
+    /// Whether it carries signaling only, at the rate of signaling.
+    pub signaling: bool,
+}
+
+impl Numbered {
+    fn last(&self) -> u64 {
+        if self.extended { u64::MAX } else { u32::MAX.into() }
+    }
+
+    fn reserve(&self) -> u64 {
+        match (self.signaling, self.extended) {
+            (true, _) => RESERVE,
+            (false, true) => LONG_RESERVE,
+            (false, false) => SHORT_RESERVE,
+        }
+    }
+
+    fn floor(&self, wall_clock: Duration) -> u64 {
+        if self.signaling { floor(wall_clock).into() } else { 0 }
+    }
+}
+
 /// The numbers of every home address of a policy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ledger {
     store: Store,
     records: BTreeMap<Ipv6Addr, Record>,
     /// The last number of a binding update really used, where it is behind what the record reserves.
     used: BTreeMap<Ipv6Addr, SequenceNumber>,
     /// Packets that may have left through the SAs of a home address since they were last observed.
-    spent: BTreeMap<Ipv6Addr, u32>,
-    /// The ESP SAs of the policy with their home address.
-    associations: Vec<(Ipv6Addr, AssociationKey)>,
-    /// Those with 64-bit numbers.
-    extended: BTreeSet<AssociationKey>,
-    /// Those that carry more than signaling: the kernel sends through them without asking this ledger.
-    data: BTreeSet<AssociationKey>,
+    spent: BTreeMap<Ipv6Addr, u64>,
+    /// The ESP SAs of the policy.
+    associations: Vec<Numbered>,
     /// Our own address in outbound SAs is the home address (mobile node) or this one (home agent).
     home_agent: Ipv6Addr,
     role: Role,
@@ -82,8 +108,6 @@ impl Ledger {
             used: BTreeMap::new(),
             spent: BTreeMap::new(),
             associations: Vec::new(),
-            extended: BTreeSet::new(),
-            data: BTreeSet::new(),
             home_agent: policy.home_agent.address,
             role: policy.role,
             reserved_at_start: BTreeMap::new(),
@@ -105,23 +129,7 @@ impl Ledger {
             };
             records.insert(guest.home_address, record);
         }
-        let of = |guest: &GuestPolicy| {
-            let address = guest.home_address;
-            guest.protection.associations().iter().map(move |sa| (address, sa.key)).collect::<Vec<_>>()
-        };
-        self.associations = policy.guests.iter().flat_map(of).collect();
-        let keys = |fits: fn(&Protection, &SecurityAssociation) -> bool| {
-            let of = |guest: &GuestPolicy| {
-                let associations = guest.protection.associations().iter();
-                associations.filter(|sa| fits(&guest.protection, sa)).map(|sa| sa.key).collect::<Vec<_>>()
-            };
-            policy.guests.iter().flat_map(of).collect()
-        };
-        self.extended = keys(|_, sa| sa.transform.esp().is_some_and(|esp| esp.extended_sequence_numbers));
-        self.data = keys(|protection, sa| {
-            let served = sa.reqid().and_then(|reqid| protection.serves(reqid));
-            served.is_some_and(|(class, _)| !class.is_signaling())
-        });
+        self.associations = policy.guests.iter().flat_map(numbered).collect();
         self.used.retain(|address, _| records.contains_key(address));
         self.spent.retain(|address, _| records.contains_key(address));
         self.records = records;
@@ -198,53 +206,37 @@ impl Ledger {
         (key.source == self.home_agent) == (self.role == Role::HomeAgent)
     }
 
-    /// The outbound SAs of a home address that carry nothing but signaling.
-    pub fn outbound_signaling(&self, home_address: Ipv6Addr) -> Vec<AssociationKey> {
-        let fits = |key| self.is_outbound(key) && !self.data.contains(key);
-        let of_it = self.associations.iter().filter(|(address, key)| *address == home_address && fits(key));
-        of_it.map(|(_, key)| *key).collect()
+    /// The outbound signaling SAs of a home address.
+    pub fn outbound(&self, home_address: Ipv6Addr) -> Vec<AssociationKey> {
+        let of_it = |sa: &&Numbered| sa.home_address == home_address && sa.signaling && self.is_outbound(&sa.key);
+        self.associations.iter().filter(of_it).map(|sa| sa.key).collect()
     }
 
-    /// Whose SA this is, and whether packets leave by it; none for one that the policy does not have.
-    pub fn owner(&self, key: &AssociationKey) -> Option<(Ipv6Addr, bool)> {
-        let (home_address, _) = self.associations.iter().find(|(_, known)| known == key)?;
-        Some((*home_address, self.is_outbound(key)))
+    /// An SA of the policy, and whether packets leave by it; none for one that the policy does not have.
+    pub fn find(&self, key: &AssociationKey) -> Option<(Numbered, bool)> {
+        let found = self.associations.iter().find(|known| known.key == *key)?;
+        Some((*found, self.is_outbound(key)))
     }
 
-    /// The ESP SAs of the policy with their home address.
-    pub fn associations(&self) -> &[(Ipv6Addr, AssociationKey)] {
+    /// The ESP SAs of the policy.
+    pub fn associations(&self) -> &[Numbered] {
         &self.associations
     }
 
-    fn reserved(&self, home_address: Ipv6Addr, key: &AssociationKey) -> Option<u64> {
-        self.records.get(&home_address).and_then(|record| record.output_sequence.get(&name(key))).copied()
-    }
-
-    /// What the clock says that another host may have used of this SA. One that carries data belongs to one host.
-    fn floor(&self, key: &AssociationKey, wall_clock: Duration) -> u64 {
-        if self.data.contains(key) { 0 } else { floor(wall_clock).into() }
-    }
-
-    /// How many numbers of an SA are reserved at a time.
-    fn reserve_of(&self, key: &AssociationKey) -> u64 {
-        match (self.data.contains(key), self.extended.contains(key)) {
-            (false, _) => RESERVE,
-            (true, true) => DATA_RESERVE,
-            (true, false) => SHORT_DATA_RESERVE,
-        }
+    fn reserved(&self, sa: &Numbered) -> Option<u64> {
+        self.records.get(&sa.home_address).and_then(|record| record.output_sequence.get(&name(&sa.key))).copied()
     }
 
     /// Where SAs that are made now have to go on.
     pub fn starts(&self, wall_clock: Duration) -> BTreeMap<AssociationKey, ReplayState> {
-        let start = |(home_address, key): &(Ipv6Addr, AssociationKey)| {
-            let record = self.records.get(home_address)?;
-            let state = if self.is_outbound(key) {
-                let floor = self.floor(key, wall_clock);
-                ReplayState { output: self.reserved(*home_address, key).unwrap_or(0).max(floor), input: 0 }
+        let start = |sa: &Numbered| {
+            let record = self.records.get(&sa.home_address)?;
+            let state = if self.is_outbound(&sa.key) {
+                ReplayState { output: self.reserved(sa).unwrap_or(0).max(sa.floor(wall_clock)), input: 0 }
             } else {
-                ReplayState { output: 0, input: record.input_sequence.get(&name(key)).copied().unwrap_or(0) }
+                ReplayState { output: 0, input: record.input_sequence.get(&name(&sa.key)).copied().unwrap_or(0) }
             };
-            Some((*key, state))
+            Some((sa.key, state))
         };
         self.associations.iter().filter_map(start).collect()
     }
@@ -261,20 +253,20 @@ impl Ledger {
         starting: bool,
     ) -> Result<(), Error> {
         let mut result = Ok(());
-        for (home_address, key) in self.associations.clone() {
-            if !self.is_outbound(&key) {
+        for sa in self.associations.clone() {
+            if !self.is_outbound(&sa.key) {
                 continue;
             }
-            let reserved = self.reserved(home_address, &key);
-            let used = observed.get(&key).map_or(0, |state| state.output);
-            if !starting && reserved.unwrap_or(0).saturating_sub(used) > self.reserve_of(&key) / 2 {
+            let reserved = self.reserved(&sa);
+            let used = observed.get(&sa.key).map_or(0, |state| state.output);
+            if !starting && reserved.unwrap_or(0).saturating_sub(used) > sa.reserve() / 2 {
                 continue;
             }
             // An SA that is still to be made starts at the floor.
-            let floor = if observed.contains_key(&key) { 0 } else { self.floor(&key, wall_clock) };
-            let kept = self.reserve_beyond(home_address, key, reserved.unwrap_or(0).max(used).max(floor), Store::save);
+            let floor = if observed.contains_key(&sa.key) { 0 } else { sa.floor(wall_clock) };
+            let kept = self.reserve_beyond(&sa, reserved.unwrap_or(0).max(used).max(floor), Store::save);
             match kept {
-                Ok(()) if starting => drop(self.reserved_at_start.insert(key, reserved)),
+                Ok(()) if starting => drop(self.reserved_at_start.insert(sa.key, reserved)),
                 Ok(()) => {}
                 Err(error) => result = result.and(Err(error)),
             }
@@ -285,44 +277,44 @@ impl Ledger {
 
     fn reserve_beyond(
         &mut self,
-        home_address: Ipv6Addr,
-        key: AssociationKey,
+        sa: &Numbered,
         number: u64,
         save: fn(&Store, Ipv6Addr, &Record) -> Result<(), store::Error>,
     ) -> Result<(), Error> {
-        let used_up = || Error::UsedUp { home_address, spi: name(&key) };
-        let last = if self.extended.contains(&key) { u64::MAX } else { u32::MAX.into() };
-        let next = number.checked_add(self.reserve_of(&key)).filter(|next| *next <= last).ok_or_else(used_up)?;
-        self.keep_output(home_address, key, Some(next), save)
+        let next = number.checked_add(sa.reserve()).filter(|next| *next <= sa.last());
+        let next = next.ok_or_else(|| Error::UsedUp { home_address: sa.home_address, spi: name(&sa.key) })?;
+        self.keep_output(sa.home_address, sa.key, Some(next), save)
     }
 
-    /// A packet is about to leave through the SAs of a home address: makes sure that its number is reserved.
+    /// A packet is about to leave through the signaling SAs of a home address: makes sure that its number is reserved.
     ///
     /// # Errors
     /// As [`Self::reserve`]; the packet must not leave then.
     pub fn spend(&mut self, home_address: Ipv6Addr) -> Result<(), Error> {
-        let spent = self.spent.entry(home_address).or_default();
-        if u64::from(*spent) + 1 >= RESERVE / 2 {
-            for key in self.outbound_signaling(home_address) {
-                let reserved = self.reserved(home_address, &key).unwrap_or(0);
-                self.reserve_beyond(home_address, key, reserved, Store::save)?;
-            }
-            self.spent.insert(home_address, 0);
+        let spent = self.spent.get(&home_address).copied().unwrap_or(0) + 1;
+        if spent < RESERVE / 2 {
+            self.spent.insert(home_address, spent);
+            return Ok(());
         }
-        *self.spent.entry(home_address).or_default() += 1;
+        for key in self.outbound(home_address) {
+            if let Some((sa, _)) = self.find(&key) {
+                self.reserve_beyond(&sa, self.reserved(&sa).unwrap_or(0), Store::save)?;
+            }
+        }
+        self.spent.insert(home_address, 1);
         Ok(())
     }
 
-    /// An outbound SA that stands at `used` is raised to `number`, which another host may have come to: makes sure that it and those after it
-    /// are reserved. This survives the end of the process; a crash of the machine takes longer than the clock needs to pass these numbers.
+    /// An outbound SA is to be raised to `number`, which another host may have come to: makes sure that those after it are reserved. This
+    /// survives the end of the process; a crash of the machine takes longer than the clock needs to pass these numbers.
     ///
     /// # Errors
     /// As [`Self::reserve`]; the SA must stay as it is then.
-    pub fn raise(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: u64) -> Result<(), Error> {
-        if self.reserved(home_address, &key).unwrap_or(0).saturating_sub(number) > self.reserve_of(&key) / 2 {
+    pub fn raise(&mut self, sa: &Numbered, number: u64) -> Result<(), Error> {
+        if self.reserved(sa).unwrap_or(0).saturating_sub(number) > sa.reserve() / 2 {
             return Ok(());
         }
-        self.reserve_beyond(home_address, key, number, Store::save_soon)
+        self.reserve_beyond(sa, number, Store::save_soon)
     }
 
     /// What another host says of an inbound SA: what it has seen up to `number` stays a replay here, also after a restart.
@@ -344,11 +336,11 @@ impl Ledger {
     /// # Errors
     /// The store cannot be written.
     pub fn give_back(&mut self, observed: &BTreeMap<AssociationKey, ReplayState>) -> Result<(), Error> {
-        for (home_address, key) in self.associations.clone() {
-            if let Some(before) = self.reserved_at_start.remove(&key)
-                && !observed.contains_key(&key)
+        for sa in self.associations.clone() {
+            if let Some(before) = self.reserved_at_start.remove(&sa.key)
+                && !observed.contains_key(&sa.key)
             {
-                self.keep_output(home_address, key, before, Store::save)?;
+                self.keep_output(sa.home_address, sa.key, before, Store::save)?;
             }
         }
         Ok(())
@@ -384,7 +376,7 @@ impl Ledger {
             if let Some(used) = self.used.get(home_address) {
                 changed.last_sequence = used.0;
             }
-            for (_, key) in self.associations.iter().filter(|(address, _)| address == home_address) {
+            for Numbered { key, .. } in self.associations.iter().filter(|sa| sa.home_address == *home_address) {
                 let Some(state) = observed.get(key) else { continue };
                 // Written out, since `is_outbound` would borrow all of `self`.
                 let outbound = (key.source == self.home_agent) == (self.role == Role::HomeAgent);
@@ -403,6 +395,16 @@ impl Ledger {
         }
         result
     }
+}
+
+fn numbered(guest: &GuestPolicy) -> Vec<Numbered> {
+    let of = |sa: &SecurityAssociation| {
+        let esp = sa.transform.esp()?;
+        let signaling = guest.protection.serves(esp.reqid).is_some_and(|(class, _)| class.is_signaling());
+        let (home_address, extended) = (guest.home_address, esp.extended_sequence_numbers);
+        Some(Numbered { home_address, key: sa.key, extended, signaling })
+    };
+    guest.protection.associations().iter().filter_map(of).collect()
 }
 
 /// An SA's name in the store.
@@ -578,11 +580,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut first = ledger(directory.path(), Role::MobileNode);
         first.reserve(&BTreeMap::new(), EARLY, true).unwrap();
-        let [key] = first.outbound_signaling(home())[..] else { panic!() };
-        first.raise(home(), key, 16_000).unwrap();
+        let [key] = first.outbound(home())[..] else { panic!() };
+        let (sa, outbound) = first.find(&key).unwrap();
+        assert!(outbound && sa.signaling && sa.home_address == home());
+        first.raise(&sa, 16_000).unwrap();
         assert_eq!(output(&ledger(directory.path(), Role::MobileNode)), 16_000 + RESERVE);
-        assert_eq!(first.owner(&key), Some((home(), true)));
-        let unknown = AssociationKey { spi: 1, ..key };
-        assert_eq!(first.owner(&unknown), None);
+        assert_eq!(first.find(&AssociationKey { spi: 1, ..key }), None);
     }
 }

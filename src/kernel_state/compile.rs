@@ -9,7 +9,7 @@ use super::{
     HOME_AGENT_TUNNEL_LINK, KernelState, MAIN_TABLE, NATIVE_RULE, ROUTE_PROTOCOL, SINK_LINK, SOURCE_RULE, protect,
     protocol,
 };
-use crate::ipsec::{AssociationKey, Class, Direction, Esp, SecurityAssociation, Selector, Toward, Transform};
+use crate::ipsec::{AssociationKey, Class, Direction, SecurityAssociation, Selector, Toward, Transform};
 use crate::policy::{GuestPolicy, Policy, Protection, Role};
 use crate::vocabulary::{GuestId, Prefix};
 
@@ -27,14 +27,6 @@ pub struct Configuration {
     pub home_agent: Ipv6Addr,
     /// The guests; a [`GuestId`] is an index in here.
     pub guests: Vec<Guest>,
-}
-
-impl Configuration {
-    /// The ESP parameters of an SA, by its name in the policy file.
-    pub fn esp(&self, key: &AssociationKey) -> Option<&Esp> {
-        let mut associations = self.guests.iter().flat_map(|guest| guest.protection.associations());
-        associations.find(|sa| sa.key == *key)?.transform.esp()
-    }
 }
 
 /// What of a guest concerns the kernel.

@@ -27,8 +27,7 @@ use std::sync::Arc;
 pub use keys::{KeyError, KeyFile, KeyOrigin, KeyPaths, KeySource, KeyTextError, OtherKey, key_text, parse_key_text};
 pub use model::{
     AttachMode, Attachment, GuestPolicy, HomeAgentPolicy, Policy, Port, Protection, Reqids, Role, RouterPolicy,
-    UplinkPolicy,
-    Warning,
+    UplinkPolicy, Warning,
 };
 pub use report::{Diagnostic, Report};
 

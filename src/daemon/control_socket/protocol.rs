@@ -159,6 +159,10 @@ pub struct Association {
     pub algorithms: String,
     /// The last sequence number sent, or the highest received; none: the kernel does not have the SA.
     pub sequence: Option<u64>,
+    /// How it ends, as configured; none: never.
+    pub lifetime: Option<String>,
+    /// When the kernel has said that it ends soon, in milliseconds since 1970.
+    pub ends_soon: Option<u64>,
 }
 
 /// Something that happened.

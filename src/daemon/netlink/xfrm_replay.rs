@@ -25,7 +25,7 @@ impl Client {
     /// Lets the sequence numbers of an ESP SA go on from `state`. What was received up to `state.input` counts as seen.
     ///
     /// # Errors
-    /// The kernel refuses; `ESRCH` when there is no such SA, `EINVAL` when its window is another one than `esp` says.
+    /// The kernel refuses; `ESRCH` when there is no such SA, `EINVAL` when it has another replay window.
     pub fn set_replay_state(&mut self, key: &AssociationKey, esp: &Esp, state: ReplayState) -> Result<(), Error> {
         self.request(set_replay_state(key, esp, state), NLM_F_REPLACE)
     }
@@ -44,6 +44,5 @@ fn set_replay_state(key: &AssociationKey, esp: &Esp, state: ReplayState) -> Xfrm
     let saddr = nl::Address::from_ipv6(&key.source);
     let id = nl::AsyncEventId { sa_id: identity(key), saddr, ..Default::default() };
     let nlas = codec::replay_attribute(esp, state).into_iter().collect();
-    let message = nl::monitor::NewAsyncEventMessage { id, nlas };
-    XfrmMessage::NewAsyncEvent(message)
+    XfrmMessage::NewAsyncEvent(nl::monitor::NewAsyncEventMessage { id, nlas })
 }
