@@ -100,7 +100,9 @@ fn read(capture: &Path, opinion: &mut Opinion) -> Outcome {
             severities.split(',').any(|severity| severity.parse().is_ok_and(|severity: u32| severity >= WARNING));
         // A sender may skip numbers, and does after a restart; it must not use one again.
         let skipped = message.starts_with("Wrong Sequence Number") && message.ends_with("missing");
-        if warned && !skipped {
+        // A receiver reports what came twice (RFC 2883): so it is after a loss that was none.
+        let repeated = message.starts_with("D-SACK Sequence");
+        if warned && !skipped && !repeated {
             opinion.complaints.push(complain(&format!("{message} ({protocols})")));
         }
         if !kind.is_empty() {

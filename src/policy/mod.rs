@@ -79,7 +79,7 @@ pub fn role_of(text: &str) -> Role {
     let Ok(table) = text.parse::<toml::Table>() else { return Role::MobileNode };
     let home_agent = table.get("home_agent").and_then(toml::Value::as_table);
     let has = |key| home_agent.is_some_and(|table| table.contains_key(key));
-    if has("interface") || has("maximum_lifetime") || has("detect_duplicates") {
+    if ["interface", "maximum_lifetime", "detect_duplicates", "optimistic_detection"].into_iter().any(has) {
         Role::HomeAgent
     } else {
         Role::MobileNode
