@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
 use kagemusha::ipsec::{
-    Action, AssociationKey, Direction, Encryption, Integrity, Mode, PolicyKey, SecretKey, SecurityAssociation,
-    SecurityPolicy, Selector, TemplateProtocol, Transform, UpperLayer,
+    Action, AssociationKey, AssociationLifetime, Class, Direction, Encryption, Esp, EspMode, Integrity, Mode,
+    PolicyKey, SecretKey, SecurityAssociation, SecurityPolicy, Selector, TemplateProtocol, Transform, UpperLayer,
 };
 use kagemusha::kernel_state::{
     Bindings, Configuration, FAILSAFE_PRIORITY, Guest, HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE, Link, LinkKind,
     PROTECTING_PRIORITY, Plan, ROUTE_PROTOCOL, Route, RouteKey, RouteKind, Rule, SINK_LINK, Site, Step, at_rest,
     compile, diff, owned,
 };
-use kagemusha::policy::{Protection, Role};
+use kagemusha::policy::{Protection, Reqids, Role};
 use kagemusha::vocabulary::{GuestId, Prefix};
 use proptest::prelude::*;
 
@@ -35,12 +35,15 @@ fn care_of(number: u16) -> Ipv6Addr {
 fn sa(source: Ipv6Addr, destination: Ipv6Addr, spi: u32, reqid: u32, key: u8) -> SecurityAssociation {
     SecurityAssociation {
         key: AssociationKey { source, destination, protocol: 50, spi },
-        transform: Transform::EspTransport {
+        transform: Transform::Esp(Esp {
+            mode: EspMode::Transport,
             reqid,
             encryption: (Encryption::AesCbc, SecretKey::new(vec![key; 16])),
             integrity: Some((Integrity::HmacSha256, SecretKey::new(vec![key; 32]))),
             replay_window: 0,
-        },
+            extended_sequence_numbers: false,
+            lifetime: AssociationLifetime::default(),
+        }),
     }
 }
 
@@ -54,9 +57,10 @@ fn configuration(role: Role, protected: &[bool], key: u8, spi: u32) -> Configura
             sa(home_agent(), address, spi + number + 1, to_guest, key),
         ];
         let protection = if *protected {
-            Protection::HomeRegistration { reqid_to_home_agent: to_home_agent, reqid_to_guest: to_guest, associations }
+            let classes = [(Class::HomeRegistration, Reqids { to_home_agent, to_guest })].into();
+            Protection { classes, associations }
         } else {
-            Protection::None
+            Protection::NONE
         };
         Guest { home_address: address, protection }
     };
@@ -194,7 +198,7 @@ fn fate(state: &KernelState, direction: Direction, source: Ipv6Addr, destination
 
 /// The protected messages of a configuration: `(direction, source, destination, type)`.
 fn protected_messages(configuration: &Configuration) -> Vec<(Direction, Ipv6Addr, Ipv6Addr, u8)> {
-    let protected = configuration.guests.iter().filter(|g| g.protection != Protection::None);
+    let protected = configuration.guests.iter().filter(|g| !g.protection.is_none());
     let (to_home_agent, to_guest) = match configuration.role {
         Role::MobileNode => (Direction::Out, Direction::In),
         Role::HomeAgent => (Direction::In, Direction::Out),

@@ -86,6 +86,27 @@ impl Lab {
         Daemon::start(host, &name, &self.directory, command)
     }
 
+    /// Runs a command of `kagemusha` in `node`, such as `status`; fails unless it exits with 0. What it prints.
+    pub(crate) fn command(&self, node: &Node, arguments: &[&str]) -> Outcome<String> {
+        node.command(&self.kagemusha.to_string_lossy(), arguments)
+    }
+
+    /// The same for a command that has to fail: what it says on standard error.
+    pub(crate) fn refused_command(&self, node: &Node, arguments: &[&str]) -> Outcome<String> {
+        let output = node.try_command(&self.kagemusha.to_string_lossy(), arguments)?;
+        ensure(output.status.code() == Some(1), || format!("kagemusha {}: {:?}", arguments.join(" "), output.status))?;
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Waits until `kagemusha status` in `node` has this line about a guest.
+    pub(crate) fn wait_for_status(&self, node: &Node, line: &str, timeout: Duration) -> Outcome {
+        wait_until(&format!("the status of {} has the line {line:?}", node.name()), timeout, || {
+            // A daemon that has just been started does not listen yet.
+            let output = node.try_command(&self.kagemusha.to_string_lossy(), &["status"])?;
+            Ok(String::from_utf8_lossy(&output.stdout).lines().any(|found| found.trim() == line))
+        })
+    }
+
     /// Starts `kagemusha home-agent --ipsec POLICY` in `ha` and waits until it listens.
     pub(crate) fn start_home_agent(&self, policy: &str) -> Outcome<Daemon<'_>> {
         let file = self.policy("home-agent.toml", policy)?;

@@ -2,8 +2,12 @@
 
 use crate::scenario::Scenario;
 
+#[path = "../scenarios/attach-when-seen/scenario.rs"]
+mod attach_when_seen;
 #[path = "../scenarios/check-command/scenario.rs"]
 mod check_command;
+#[path = "../scenarios/control-socket/scenario.rs"]
+mod control_socket;
 #[path = "../scenarios/de-register/scenario.rs"]
 mod de_register;
 #[path = "../scenarios/disturbed-host/scenario.rs"]
@@ -12,6 +16,8 @@ mod disturbed_host;
 mod esp_missing_no_plaintext;
 #[path = "../scenarios/guest-dad-and-reboot/scenario.rs"]
 mod guest_dad_and_reboot;
+#[path = "../scenarios/guest-migrates-shared-sa/scenario.rs"]
+mod guest_migrates_shared_sa;
 #[path = "../scenarios/guest-migrates-under-esp/scenario.rs"]
 mod guest_migrates_under_esp;
 #[path = "../scenarios/guest-without-bridge/scenario.rs"]
@@ -66,6 +72,8 @@ mod refresh;
 mod register_esp;
 #[path = "../scenarios/register-plain/scenario.rs"]
 mod register_plain;
+#[path = "../scenarios/reload/scenario.rs"]
+mod reload;
 #[path = "../scenarios/sequence-135/scenario.rs"]
 mod sequence_135;
 #[path = "../scenarios/spoofed-source-dropped/scenario.rs"]
@@ -102,6 +110,10 @@ pub(crate) const ALL: &[&Scenario] = &[
     &handover::SCENARIO,
     &sequence_135::SCENARIO,
     &guest_migrates_under_esp::SCENARIO,
+    &guest_migrates_shared_sa::SCENARIO,
+    &attach_when_seen::SCENARIO,
+    &control_socket::SCENARIO,
+    &reload::SCENARIO,
     &two_guests_one_host::SCENARIO,
     &guest_without_bridge::SCENARIO,
     &home_neighbour_on_link::SCENARIO,

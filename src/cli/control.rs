@@ -266,7 +266,12 @@ fn describe_guest(text: &mut String, guest: &Guest) {
     for sa in &guest.associations {
         let sequence = sa.sequence.map_or("NOT IN THE KERNEL".to_owned(), |number| format!("sequence number {number}"));
         let (direction, spi, reqid, algorithms) = (&sa.direction, sa.spi, sa.reqid, &sa.algorithms);
-        let _ = writeln!(text, "  SA {direction:<3}           spi {spi:#x} reqid {reqid}, {algorithms}, {sequence}");
+        let lifetime = sa.lifetime.as_ref().map_or(String::new(), |limit| format!(", ends after {limit}"));
+        let soon = if sa.ends_soon.is_some() { ": ENDS SOON, NEW KEYS ARE DUE" } else { "" };
+        let _ = writeln!(
+            text,
+            "  SA {direction:<3}           spi {spi:#x} reqid {reqid}, {algorithms}, {sequence}{lifetime}{soon}"
+        );
     }
 }
 
@@ -313,6 +318,8 @@ mod tests {
                 reqid: 1,
                 algorithms: "aes-cbc, hmac-sha256-128".to_owned(),
                 sequence: None,
+                lifetime: None,
+                ends_soon: None,
             }],
             ..Guest::new("vm1", home_address, "bound")
         };

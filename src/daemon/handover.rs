@@ -8,6 +8,7 @@ use std::net::Ipv6Addr;
 use super::Error;
 use super::control_socket::protocol::{AssociationSequence, GuestSequences, SEQUENCES_VERSION, Sequences};
 use super::kernel::Kernel;
+use super::sequences::Numbered;
 use crate::ipsec::{AssociationKey, ReplayState};
 use crate::vocabulary::SequenceNumber;
 
@@ -42,9 +43,9 @@ pub enum Refusal {
         /// Of what.
         what: String,
         /// The number here.
-        here: u32,
+        here: u64,
         /// The number that came.
-        there: u32,
+        there: u64,
     },
 }
 
@@ -67,10 +68,10 @@ impl Standing {
     pub fn of(kernel: &mut Kernel, home_agent: Ipv6Addr, guests: &[Ipv6Addr]) -> Result<Self, Error> {
         let positions = kernel.positions()?;
         let ledger = kernel.ledger();
-        let known = ledger.associations().iter().filter(|(address, _)| guests.contains(address));
-        let association = |(address, key): &(Ipv6Addr, AssociationKey)| {
-            let (_, outbound) = ledger.owner(key)?;
-            Some((*key, (*address, outbound, *positions.get(key)?)))
+        let known = ledger.associations().iter().filter(|sa| guests.contains(&sa.home_address));
+        let association = |sa: &Numbered| {
+            let (_, outbound) = ledger.find(&sa.key)?;
+            Some((sa.key, (sa.home_address, outbound, *positions.get(&sa.key)?)))
         };
         Ok(Self {
             home_agent: Some(home_agent),
@@ -173,7 +174,7 @@ mod tests {
         Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, end)
     }
 
-    fn standing(update: u16, output: u32, input: u32) -> Standing {
+    fn standing(update: u16, output: u64, input: u64) -> Standing {
         let (agent, guest) = (address(1), address(0x10));
         let key = |source, destination, spi| AssociationKey { source, destination, protocol: ESP, spi };
         let state = ReplayState { output, input };
@@ -219,7 +220,7 @@ mod tests {
     proptest! {
         /// Whatever two hosts have come to: what is imported is beyond what was here, or refused as a whole.
         #[test]
-        fn no_number_goes_backwards(a in any::<(u16, u32, u32)>(), b in any::<(u16, u32, u32)>()) {
+        fn no_number_goes_backwards(a in any::<(u16, u64, u64)>(), b in any::<(u16, u64, u64)>()) {
             let here = standing(a.0, a.1, a.2);
             let backwards = SequenceNumber(a.0).is_newer_than(SequenceNumber(b.0)) || a.0.wrapping_sub(b.0) == 0x8000 || b.1 < a.1 || b.2 < a.2;
             match here.judge(&standing(b.0, b.1, b.2).export()) {

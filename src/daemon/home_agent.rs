@@ -17,7 +17,8 @@ use super::herald::Herald;
 use super::kernel::Kernel;
 use super::mobile_node::Start;
 use super::mobility_socket::MobilitySocket;
-use super::netlink::monitor::Monitor;
+use super::netlink::Expiry;
+use super::netlink::monitor::{Change, Monitor};
 use super::pace::{self, Drained};
 use super::packet_socket::{Filter, PacketSocket};
 use super::ports::{self, EthernetLink};
@@ -71,6 +72,9 @@ struct Runner<'a> {
     counters: Arc<Counters>,
     lost: Arc<Notify>,
     next_scan: Instant,
+    /// When IPsec state was last looked at because of a notification, and when it is to be next.
+    looked: Instant,
+    look_at: Option<Instant>,
 }
 
 /// Runs the role until a signal ends it.
@@ -121,6 +125,8 @@ async fn start_and_serve(
         counters: Arc::new(Counters::new()),
         lost: Arc::new(Notify::new()),
         next_scan: clock::now() + SCAN_INTERVAL,
+        looked: clock::now(),
+        look_at: None,
         roster,
         source,
     };
@@ -179,6 +185,7 @@ impl Runner<'_> {
             self.pump().await;
             let next_scan = self.next_scan;
             let deadline = self.engine.poll_timeout().map_or(next_scan, |(at, _)| at.min(next_scan));
+            let deadline = self.look_at.map_or(deadline, |at| at.min(deadline));
             tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::Leave => return Ok(()),
@@ -203,10 +210,11 @@ impl Runner<'_> {
                     }
                 }
                 () = lost.notified() => return Err(Error::Lost),
-                change = monitor.changed() => self.scan_within(change.look_within(), clock::now()),
+                change = monitor.changed() => self.changed(change, monitor.take_expiries(), clock::now()),
                 () = tokio::time::sleep_until(deadline.into()) => {
                     let now = clock::now();
                     self.engine.handle_timeout(now);
+                    self.look(now).await;
                     if now >= self.next_scan {
                         self.scan(now).await;
                     }
@@ -246,6 +254,30 @@ impl Runner<'_> {
 
     fn scan_within(&mut self, time: Duration, now: Instant) {
         self.next_scan = self.next_scan.min(now + time);
+    }
+
+    /// Somebody has changed something.
+    fn changed(&mut self, change: Change, expiries: Vec<Expiry>, now: Instant) {
+        for expiry in expiries {
+            let Some((home_address, text)) = self.kernel.expired(expiry) else { continue };
+            tracing::warn!(%home_address, "{text}");
+            let guest = self.roster.guests().find(|(_, guest)| guest.home_address == home_address);
+            let what = if expiry.hard { "sa-ended" } else { "sa-ends-soon" };
+            self.herald.warn(guest.map(|(_, guest)| guest), what, &text);
+        }
+        match change {
+            Change::Routing => self.scan_within(change.look_within(), now),
+            // Our own changes are told as well: whoever goes on changing does not keep us looking all the time.
+            Change::Ipsec => self.look_at = Some(now.max(self.looked + change.look_within())),
+        }
+    }
+
+    /// Looks at what somebody has changed of IPsec, when that is due.
+    async fn look(&mut self, now: Instant) {
+        if self.look_at.take_if(|at| *at <= now).is_some() {
+            self.reconcile(now).await;
+            self.looked = clock::now();
+        }
     }
 
     async fn pump(&mut self) {

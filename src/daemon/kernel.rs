@@ -4,13 +4,15 @@
 //! stays untouched, and what is not is put right, before anything can be sent.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
+use std::time::Duration;
 
-use super::netlink::xfrm;
+use super::netlink::{Expiry, xfrm};
 use super::reconcile::{self, Failure, Reconciler};
 use super::roster::Roster;
 use super::sequences::Ledger;
 use super::{Error, clock, floor, tunnel6_loaded};
-use crate::ipsec::{AssociationKey, ReplayState};
+use crate::ipsec::{AssociationKey, ReplayState, SecurityAssociation};
 use crate::kernel_state::{self, Bindings, Configuration, KernelState, Site};
 use crate::policy::Role;
 use crate::vocabulary::{Generation, GuestId};
@@ -30,6 +32,10 @@ pub struct Kernel {
     in_force: bool,
     repairs: u64,
     generation: Generation,
+    /// SAs whose lifetime has ended, as they were: their keys are not used again.
+    ended: BTreeMap<AssociationKey, SecurityAssociation>,
+    /// When the kernel said of an SA that it ends soon, since 1970.
+    ending: BTreeMap<AssociationKey, Duration>,
 }
 
 impl Kernel {
@@ -50,6 +56,8 @@ impl Kernel {
             in_force: false,
             repairs: 0,
             generation: Generation::default(),
+            ended: BTreeMap::new(),
+            ending: BTreeMap::new(),
         };
         match kernel.start().await {
             Ok(()) => Ok(kernel),
@@ -133,6 +141,13 @@ impl Kernel {
         self.reconciler.set_configuration(recognised);
         self.configuration = configuration;
         self.ids = roster.ids().to_vec();
+        let as_before = |sa: &SecurityAssociation| {
+            let mut associations = self.configuration.guests.iter().flat_map(|guest| guest.protection.associations());
+            associations.any(|configured| configured == sa)
+        };
+        let renewed: Vec<_> = self.ended.values().filter(|sa| !as_before(sa)).map(|sa| sa.key).collect();
+        self.ended.retain(|key, _| !renewed.contains(key));
+        self.ending.clear();
         self.in_force = false;
         Ok(())
     }
@@ -147,7 +162,8 @@ impl Kernel {
         let site = Site { uplink: uplink.map(str::to_owned), tunnel6_loaded: tunnel6_loaded() };
         let position = |id: &GuestId| self.ids.binary_search(id).ok().map(GuestId);
         let bindings = bindings.0.iter().filter_map(|(id, care_of)| Some((position(id)?, *care_of)));
-        let desired = kernel_state::compile(&self.configuration, &Bindings(bindings.collect()), &site);
+        let mut desired = kernel_state::compile(&self.configuration, &Bindings(bindings.collect()), &site);
+        desired.associations.retain(|key, _| !self.ended.contains_key(key));
         match self.reconciler.apply_what_goes(&desired).await {
             Ok(report) => {
                 let mut repaired = Vec::new();
@@ -190,28 +206,66 @@ impl Kernel {
         addresses.map(|guest| guest.home_address.to_string()).collect::<Vec<_>>().join(", ")
     }
 
+    /// The lifetime of an SA has ended, or ends soon. Whose it is, and what to do, as a sentence; none for an SA that is not ours. One that has
+    /// ended is not made again with the same keys (RFC 4301 §4.4.2.1) until the policy has others, or the daemon starts anew.
+    pub fn expired(&mut self, expiry: Expiry) -> Option<(Ipv6Addr, String)> {
+        let (sa, _) = self.ledger.find(&expiry.association)?;
+        let spi = sa.key.spi;
+        let todo = "give both sides a new SPI and new keys, and `kagemusha reload` them, the home agent first";
+        if !expiry.hard {
+            self.ending.insert(sa.key, clock::wall_clock());
+            return Some((sa.home_address, format!("the SA {spi:#x} ends soon by its lifetime: {todo}")));
+        }
+        self.ending.remove(&sa.key);
+        let associations = self.configuration.guests.iter().flat_map(|guest| guest.protection.associations());
+        let ended = associations.into_iter().find(|configured| configured.key == sa.key)?.clone();
+        self.ended.insert(sa.key, ended);
+        Some((
+            sa.home_address,
+            format!("the SA {spi:#x} has ended by its lifetime, and nothing passes by it any more: {todo}"),
+        ))
+    }
+
+    /// When the kernel said of an SA that it ends soon, since 1970.
+    pub fn ending(&self) -> &BTreeMap<AssociationKey, Duration> {
+        &self.ending
+    }
+
     /// A guest is attached here, and may have been on another host with the same SAs before: its outbound SAs go on at the clock's number at
     /// least, see [`floor`]. What goes wrong is in the log; an SA that is not there is made at that number.
-    pub fn raise_to_clock(&mut self, home_address: std::net::Ipv6Addr) {
-        let floor = floor::floor(clock::wall_clock());
+    pub fn raise_to_clock(&mut self, home_address: Ipv6Addr) {
+        let floor = floor::floor(clock::wall_clock()).into();
         for key in self.ledger.outbound(home_address) {
-            if let Err(error) = self.raise(home_address, &key, floor) {
-                tracing::warn!(%home_address, spi = format_args!("{:#x}", key.spi), "sequence numbers not raised: {error}");
+            if let Err(error) = self.raise(&key, floor) {
+                let spi = format_args!("{:#x}", key.spi);
+                tracing::warn!(%home_address, spi, "sequence numbers not raised: {error}");
             }
         }
     }
 
-    /// Whether the SA was raised.
-    fn raise(&mut self, home_address: std::net::Ipv6Addr, key: &AssociationKey, number: u32) -> Result<bool, Error> {
-        let refused = |error: xfrm::Error| Error::from(reconcile::Error::ObserveXfrm(error));
-        let Some(state) = self.reconciler.xfrm().replay_state(key).map_err(refused)? else { return Ok(false) };
-        if state.output >= number {
-            return Ok(false);
+    /// Lets an outbound SA go on from `number`, if that is more than it has come to.
+    fn raise(&mut self, key: &AssociationKey, number: u64) -> Result<(), Error> {
+        let Some((sa, _)) = self.ledger.find(key) else { return Ok(()) };
+        let there = self.reconciler.xfrm().replay_state(key).map_err(refused)?;
+        if there.is_some_and(|state| state.output >= number) {
+            return Ok(());
         }
-        self.ledger.raise(home_address, *key, number)?;
-        let raised = ReplayState { output: number, ..state };
-        self.reconciler.xfrm().set_replay_state(key, raised).map_err(refused)?;
-        Ok(true)
+        self.ledger.raise(&sa, number)?;
+        match there {
+            Some(state) => self.set_position(key, ReplayState { output: number, ..state }),
+            // It is made where the ledger says.
+            None => {
+                self.set_starts();
+                Ok(())
+            }
+        }
+    }
+
+    fn set_position(&mut self, key: &AssociationKey, state: ReplayState) -> Result<(), Error> {
+        let associations = self.configuration.guests.iter().flat_map(|guest| guest.protection.associations());
+        let esp = associations.into_iter().find(|sa| sa.key == *key).and_then(|sa| sa.transform.esp());
+        let Some(esp) = esp else { return Ok(()) };
+        self.reconciler.xfrm().set_replay_state(key, esp, state).map_err(refused)
     }
 
     /// Where the sequence numbers of the policy's SAs stand, with their home address and whether packets leave by them.
@@ -227,20 +281,17 @@ impl Kernel {
     /// # Errors
     /// The kernel refuses, or the store does.
     pub fn import(&mut self, key: &AssociationKey, state: ReplayState) -> Result<(), Error> {
-        let Some((home_address, outbound)) = self.ledger.owner(key) else { return Ok(()) };
+        let Some((sa, outbound)) = self.ledger.find(key) else { return Ok(()) };
         if outbound {
-            self.raise(home_address, key, state.output)?;
-        } else {
-            self.ledger.keep_input(home_address, *key, state.input)?;
-            let refused = |error: xfrm::Error| Error::from(reconcile::Error::ObserveXfrm(error));
-            if let Some(there) = self.reconciler.xfrm().replay_state(key).map_err(refused)?
-                && state.input > there.input
-            {
-                let state = ReplayState { input: state.input, ..there };
-                self.reconciler.xfrm().set_replay_state(key, state).map_err(refused)?;
-            }
+            return self.raise(key, state.output);
         }
-        Ok(())
+        self.ledger.keep_input(sa.home_address, *key, state.input)?;
+        match self.reconciler.xfrm().replay_state(key).map_err(refused)? {
+            Some(there) if state.input > there.input => {
+                self.set_position(key, ReplayState { input: state.input, ..there })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Keeps the reserve of sequence numbers ahead of use. What goes wrong is in the log: the reserve is large, and the next try is soon.
@@ -284,6 +335,10 @@ impl Kernel {
             }
         }
     }
+}
+
+fn refused(error: xfrm::Error) -> Error {
+    reconcile::Error::ObserveXfrm(error).into()
 }
 
 /// What became of the generations that were asked for.

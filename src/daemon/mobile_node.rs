@@ -21,6 +21,7 @@ use super::control_socket::ControlSocket;
 use super::herald::Herald;
 use super::kernel::Kernel;
 use super::mobility_socket::MobilitySocket;
+use super::netlink::Expiry;
 use super::netlink::monitor::{Change, Monitor};
 use super::netlink::route::Uplink;
 use super::pace::{self, Drained};
@@ -84,6 +85,9 @@ struct Runner {
     /// Guests that a changed policy does not have any more, while they are de-registered.
     removing: BTreeSet<GuestId>,
     next_scan: Instant,
+    /// When IPsec state was last looked at because of a notification, and when it is to be next.
+    looked: Instant,
+    look_at: Option<Instant>,
     /// When the wait for the last de-registrations ends.
     leaving: Option<Instant>,
     departed: BTreeSet<GuestId>,
@@ -175,6 +179,8 @@ impl Runner {
             unreserved: BTreeSet::new(),
             removing: BTreeSet::new(),
             next_scan: clock::now() + SCAN_INTERVAL,
+            looked: clock::now(),
+            look_at: None,
             leaving: None,
             departed: BTreeSet::new(),
             roster,
@@ -212,17 +218,18 @@ impl Runner {
                 report = reports.recv() => self.on_report(report, clock::now())?,
                 change = monitor.changed() => {
                     let now = clock::now();
-                    if self.look_at_uplink(now).await {
+                    if change == Change::Routing && self.look_at_uplink(now).await {
                         self.reconcile(now).await;
                     }
                     // Somebody may have changed what is ours, too.
-                    self.scan_within(change.look_within(), now);
+                    self.changed(change, monitor.take_expiries(), now);
                 }
                 () = readable(self.routed_packets.as_ref()) => self.receive_routed(&mut routed_buffer),
                 () = tokio::time::sleep_until(deadline.into()) => {
                     let now = clock::now();
                     self.engine.handle_timeout(now);
                     self.networks.iter_mut().for_each(|network| network.handle_timeout(now));
+                    self.look(now).await;
                     if now >= self.next_scan {
                         self.scan(now).await;
                     }
@@ -253,6 +260,30 @@ impl Runner {
 
     fn scan_within(&mut self, time: Duration, now: Instant) {
         self.next_scan = self.next_scan.min(now + time);
+    }
+
+    /// Somebody has changed something.
+    fn changed(&mut self, change: Change, expiries: Vec<Expiry>, now: Instant) {
+        for expiry in expiries {
+            let Some((home_address, text)) = self.kernel.expired(expiry) else { continue };
+            tracing::warn!(%home_address, "{text}");
+            let guest = self.roster.guests().find(|(_, guest)| guest.home_address == home_address);
+            let what = if expiry.hard { "sa-ended" } else { "sa-ends-soon" };
+            self.herald.warn(guest.map(|(_, guest)| guest), what, &text);
+        }
+        match change {
+            Change::Routing => self.scan_within(change.look_within(), now),
+            // Our own changes are told as well: whoever goes on changing does not keep us looking all the time.
+            Change::Ipsec => self.look_at = Some(now.max(self.looked + change.look_within())),
+        }
+    }
+
+    /// Looks at what somebody has changed of IPsec, when that is due.
+    async fn look(&mut self, now: Instant) {
+        if self.look_at.take_if(|at| *at <= now).is_some() {
+            self.reconcile(now).await;
+            self.looked = clock::now();
+        }
     }
 }
 
@@ -426,7 +457,7 @@ impl Runner {
     fn deadline(&self) -> Instant {
         let engine = self.engine.poll_timeout().map(|(at, _)| at);
         let networks = self.networks.iter().filter_map(|network| network.poll_timeout().map(|(at, _)| at));
-        networks.chain(engine).chain(self.leaving).fold(self.next_scan, Instant::min)
+        networks.chain(engine).chain(self.leaving).chain(self.look_at).fold(self.next_scan, Instant::min)
     }
 
     /// Writes every counter that is not zero to the log.

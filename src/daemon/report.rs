@@ -1,10 +1,11 @@
 //! Counters written to the log, at the end and on SIGUSR1, and shown to who asks for the status; SAs as they are shown.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::daemon::control_socket::protocol::Association;
 use crate::home_network;
-use crate::ipsec::{AssociationKey, ReplayState, Transform};
+use crate::ipsec::{AssociationKey, AssociationLifetime, ReplayState};
 use crate::policy::{GuestPolicy, Policy, Role};
 use crate::tunnel::{Counters, Reason};
 
@@ -46,21 +47,33 @@ pub fn associations(
     guest: &GuestPolicy,
     policy: &Policy,
     positions: &BTreeMap<AssociationKey, ReplayState>,
+    ending: &BTreeMap<AssociationKey, Duration>,
 ) -> Vec<Association> {
     let show = |sa: &crate::ipsec::SecurityAssociation| {
-        let Transform::EspTransport { reqid, encryption, integrity, .. } = &sa.transform else { return None };
+        let esp = sa.transform.esp()?;
         let from_us = (sa.key.source == policy.home_agent.address) == (policy.role == Role::HomeAgent);
-        let integrity = integrity.as_ref().map_or(String::new(), |(integrity, _)| format!(", {}", integrity.name()));
+        let integrity =
+            esp.integrity.as_ref().map_or(String::new(), |(integrity, _)| format!(", {}", integrity.name()));
         let position = positions.get(&sa.key);
         Some(Association {
             direction: if from_us { "out" } else { "in" }.to_owned(),
             spi: sa.key.spi,
-            reqid: *reqid,
-            algorithms: format!("{}{integrity}", encryption.0.name()),
+            reqid: esp.reqid,
+            algorithms: format!("{}{integrity}", esp.encryption.0.name()),
             sequence: position.map(|state| if from_us { state.output } else { state.input }),
+            lifetime: lifetime(&esp.lifetime),
+            ends_soon: ending.get(&sa.key).map(|at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
         })
     };
     guest.protection.associations().iter().filter_map(show).collect()
+}
+
+/// The hard limits of an SA in words.
+fn lifetime(lifetime: &AssociationLifetime) -> Option<String> {
+    let hard = &lifetime.hard;
+    let limits = [(hard.seconds, "s"), (hard.packets, "packets"), (hard.bytes, "octets")];
+    let limits: Vec<_> = limits.iter().filter_map(|(limit, unit)| Some(format!("{} {unit}", (*limit)?))).collect();
+    (!limits.is_empty()).then(|| limits.join(" or "))
 }
 
 /// Writes the tunnel's counters that are not zero to the log.

@@ -15,13 +15,15 @@ use std::time::Duration;
 
 use super::floor::floor;
 use super::store::{self, Record, Store};
-use crate::ipsec::{AssociationKey, ReplayState};
-use crate::policy::{Policy, Role};
+use crate::ipsec::{AssociationKey, Class, ReplayState, SecurityAssociation};
+use crate::policy::{GuestPolicy, Policy, Role};
 use crate::vocabulary::SequenceNumber;
 
-/// How far ahead of use outbound numbers are reserved. A signaling SA carries a packet every few minutes; a crash costs this much of the 2^32
+/// How far ahead of use the numbers of a signaling SA are reserved. It carries a packet every few minutes; a crash costs this much of the 2^32
 /// numbers of a key, and 16 s of the floor.
-pub const RESERVE: u32 = 256;
+pub const RESERVE: u64 = 256;
+/// How far ahead of use the numbers of other SAs are reserved: what they carry is not counted one by one.
+pub const RESERVE_OF_OTHERS: u64 = 1 << 16;
 /// How far ahead of use numbers of binding updates are reserved. Far less than what keeps two hosts apart
 /// ([`crate::signaling::mobile_node::CONFIRMATION_DISTANCE`]).
 pub const BINDING_RESERVE: u16 = 8;
@@ -32,7 +34,7 @@ pub enum Error {
     /// The store.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The 2^32 sequence numbers of a key are used up (RFC 4303 §3.3.3).
+    /// The 2^32 (extended: 2^64) sequence numbers of a key are used up (RFC 4303 §3.3.3).
     #[error("the sequence numbers of SA {spi} of {home_address} are used up: give both sides a new SPI and new keys")]
     UsedUp {
         /// Whose SA.
@@ -40,6 +42,33 @@ pub enum Error {
         /// SPI as in the policy file.
         spi: String,
     },
+}
+
+/// An ESP SA whose numbers are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbered {
+    /// Whose SA.
+    pub home_address: Ipv6Addr,
+    /// Its name.
+    pub key: AssociationKey,
+    /// Whether its numbers have 64 bits.
+    pub extended: bool,
+    /// Whether it carries signaling only, at the rate of signaling.
+    pub signaling: bool,
+}
+
+impl Numbered {
+    fn last(&self) -> u64 {
+        if self.extended { u64::MAX } else { u32::MAX.into() }
+    }
+
+    fn reserve(&self) -> u64 {
+        if self.signaling { RESERVE } else { RESERVE_OF_OTHERS }
+    }
+
+    fn floor(&self, wall_clock: Duration) -> u64 {
+        if self.signaling { floor(wall_clock).into() } else { 0 }
+    }
 }
 
 /// The numbers of every home address of a policy.
@@ -50,14 +79,14 @@ pub struct Ledger {
     /// The last number of a binding update really used, where it is behind what the record reserves.
     used: BTreeMap<Ipv6Addr, SequenceNumber>,
     /// Packets that may have left through the SAs of a home address since they were last observed.
-    spent: BTreeMap<Ipv6Addr, u32>,
-    /// The ESP SAs of the policy with their home address.
-    associations: Vec<(Ipv6Addr, AssociationKey)>,
+    spent: BTreeMap<Ipv6Addr, u64>,
+    /// The ESP SAs of the policy.
+    associations: Vec<Numbered>,
     /// Our own address in outbound SAs is the home address (mobile node) or this one (home agent).
     home_agent: Ipv6Addr,
     role: Role,
     /// What was in the store for an outbound SA before it was reserved at the start.
-    reserved_at_start: BTreeMap<AssociationKey, Option<u32>>,
+    reserved_at_start: BTreeMap<AssociationKey, Option<u64>>,
 }
 
 impl Ledger {
@@ -93,11 +122,7 @@ impl Ledger {
             };
             records.insert(guest.home_address, record);
         }
-        let of = |guest: &crate::policy::GuestPolicy| {
-            let address = guest.home_address;
-            guest.protection.associations().iter().map(move |sa| (address, sa.key)).collect::<Vec<_>>()
-        };
-        self.associations = policy.guests.iter().flat_map(of).collect();
+        self.associations = policy.guests.iter().flat_map(numbered).collect();
         self.used.retain(|address, _| records.contains_key(address));
         self.spent.retain(|address, _| records.contains_key(address));
         self.records = records;
@@ -174,37 +199,37 @@ impl Ledger {
         (key.source == self.home_agent) == (self.role == Role::HomeAgent)
     }
 
-    /// The outbound SAs of a home address.
+    /// The outbound signaling SAs of a home address.
     pub fn outbound(&self, home_address: Ipv6Addr) -> Vec<AssociationKey> {
-        let of_it = self.associations.iter().filter(|(address, key)| *address == home_address && self.is_outbound(key));
-        of_it.map(|(_, key)| *key).collect()
+        let of_it = |sa: &&Numbered| sa.home_address == home_address && sa.signaling && self.is_outbound(&sa.key);
+        self.associations.iter().filter(of_it).map(|sa| sa.key).collect()
     }
 
-    /// Whose SA this is, and whether packets leave by it; none for one that the policy does not have.
-    pub fn owner(&self, key: &AssociationKey) -> Option<(Ipv6Addr, bool)> {
-        let (home_address, _) = self.associations.iter().find(|(_, known)| known == key)?;
-        Some((*home_address, self.is_outbound(key)))
+    /// An SA of the policy, and whether packets leave by it; none for one that the policy does not have.
+    pub fn find(&self, key: &AssociationKey) -> Option<(Numbered, bool)> {
+        let found = self.associations.iter().find(|known| known.key == *key)?;
+        Some((*found, self.is_outbound(key)))
     }
 
-    /// The ESP SAs of the policy with their home address.
-    pub fn associations(&self) -> &[(Ipv6Addr, AssociationKey)] {
+    /// The ESP SAs of the policy.
+    pub fn associations(&self) -> &[Numbered] {
         &self.associations
     }
 
-    fn reserved(&self, home_address: Ipv6Addr, key: &AssociationKey) -> Option<u32> {
-        self.records.get(&home_address).and_then(|record| record.output_sequence.get(&name(key))).copied()
+    fn reserved(&self, sa: &Numbered) -> Option<u64> {
+        self.records.get(&sa.home_address).and_then(|record| record.output_sequence.get(&name(&sa.key))).copied()
     }
 
     /// Where SAs that are made now have to go on.
     pub fn starts(&self, wall_clock: Duration) -> BTreeMap<AssociationKey, ReplayState> {
-        let start = |(home_address, key): &(Ipv6Addr, AssociationKey)| {
-            let record = self.records.get(home_address)?;
-            let state = if self.is_outbound(key) {
-                ReplayState { output: self.reserved(*home_address, key).unwrap_or(0).max(floor(wall_clock)), input: 0 }
+        let start = |sa: &Numbered| {
+            let record = self.records.get(&sa.home_address)?;
+            let state = if self.is_outbound(&sa.key) {
+                ReplayState { output: self.reserved(sa).unwrap_or(0).max(sa.floor(wall_clock)), input: 0 }
             } else {
-                ReplayState { output: 0, input: record.input_sequence.get(&name(key)).copied().unwrap_or(0) }
+                ReplayState { output: 0, input: record.input_sequence.get(&name(&sa.key)).copied().unwrap_or(0) }
             };
-            Some((*key, state))
+            Some((sa.key, state))
         };
         self.associations.iter().filter_map(start).collect()
     }
@@ -221,20 +246,20 @@ impl Ledger {
         starting: bool,
     ) -> Result<(), Error> {
         let mut result = Ok(());
-        for (home_address, key) in self.associations.clone() {
-            if !self.is_outbound(&key) {
+        for sa in self.associations.clone() {
+            if !self.is_outbound(&sa.key) {
                 continue;
             }
-            let reserved = self.reserved(home_address, &key);
-            let used = observed.get(&key).map_or(0, |state| state.output);
-            if !starting && reserved.unwrap_or(0).saturating_sub(used) > RESERVE / 2 {
+            let reserved = self.reserved(&sa);
+            let used = observed.get(&sa.key).map_or(0, |state| state.output);
+            if !starting && reserved.unwrap_or(0).saturating_sub(used) > sa.reserve() / 2 {
                 continue;
             }
             // An SA that is still to be made starts at the floor.
-            let floor = if observed.contains_key(&key) { 0 } else { floor(wall_clock) };
-            let kept = self.reserve_beyond(home_address, key, reserved.unwrap_or(0).max(used).max(floor), Store::save);
+            let floor = if observed.contains_key(&sa.key) { 0 } else { sa.floor(wall_clock) };
+            let kept = self.reserve_beyond(&sa, reserved.unwrap_or(0).max(used).max(floor), Store::save);
             match kept {
-                Ok(()) if starting => drop(self.reserved_at_start.insert(key, reserved)),
+                Ok(()) if starting => drop(self.reserved_at_start.insert(sa.key, reserved)),
                 Ok(()) => {}
                 Err(error) => result = result.and(Err(error)),
             }
@@ -245,50 +270,51 @@ impl Ledger {
 
     fn reserve_beyond(
         &mut self,
-        home_address: Ipv6Addr,
-        key: AssociationKey,
-        number: u32,
+        sa: &Numbered,
+        number: u64,
         save: fn(&Store, Ipv6Addr, &Record) -> Result<(), store::Error>,
     ) -> Result<(), Error> {
-        let used_up = || Error::UsedUp { home_address, spi: name(&key) };
-        let next = number.checked_add(RESERVE).ok_or_else(used_up)?;
-        self.keep_output(home_address, key, Some(next), save)
+        let next = number.checked_add(sa.reserve()).filter(|next| *next <= sa.last());
+        let next = next.ok_or_else(|| Error::UsedUp { home_address: sa.home_address, spi: name(&sa.key) })?;
+        self.keep_output(sa.home_address, sa.key, Some(next), save)
     }
 
-    /// A packet is about to leave through the SAs of a home address: makes sure that its number is reserved.
+    /// A packet is about to leave through the signaling SAs of a home address: makes sure that its number is reserved.
     ///
     /// # Errors
     /// As [`Self::reserve`]; the packet must not leave then.
     pub fn spend(&mut self, home_address: Ipv6Addr) -> Result<(), Error> {
-        let spent = self.spent.entry(home_address).or_default();
-        if *spent + 1 >= RESERVE / 2 {
-            for key in self.outbound(home_address) {
-                let reserved = self.reserved(home_address, &key).unwrap_or(0);
-                self.reserve_beyond(home_address, key, reserved, Store::save)?;
-            }
-            self.spent.insert(home_address, 0);
+        let spent = self.spent.get(&home_address).copied().unwrap_or(0) + 1;
+        if spent < RESERVE / 2 {
+            self.spent.insert(home_address, spent);
+            return Ok(());
         }
-        *self.spent.entry(home_address).or_default() += 1;
+        for key in self.outbound(home_address) {
+            if let Some((sa, _)) = self.find(&key) {
+                self.reserve_beyond(&sa, self.reserved(&sa).unwrap_or(0), Store::save)?;
+            }
+        }
+        self.spent.insert(home_address, 1);
         Ok(())
     }
 
-    /// An outbound SA that stands at `used` is raised to `number`, which another host may have come to: makes sure that it and those after it
-    /// are reserved. This survives the end of the process; a crash of the machine takes longer than the clock needs to pass these numbers.
+    /// An outbound SA is to be raised to `number`, which another host may have come to: makes sure that those after it are reserved. This
+    /// survives the end of the process; a crash of the machine takes longer than the clock needs to pass these numbers.
     ///
     /// # Errors
     /// As [`Self::reserve`]; the SA must stay as it is then.
-    pub fn raise(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: u32) -> Result<(), Error> {
-        if self.reserved(home_address, &key).unwrap_or(0).saturating_sub(number) > RESERVE / 2 {
+    pub fn raise(&mut self, sa: &Numbered, number: u64) -> Result<(), Error> {
+        if self.reserved(sa).unwrap_or(0).saturating_sub(number) > sa.reserve() / 2 {
             return Ok(());
         }
-        self.reserve_beyond(home_address, key, number, Store::save_soon)
+        self.reserve_beyond(sa, number, Store::save_soon)
     }
 
     /// What another host says of an inbound SA: what it has seen up to `number` stays a replay here, also after a restart.
     ///
     /// # Errors
     /// The store cannot be written.
-    pub fn keep_input(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: u32) -> Result<(), Error> {
+    pub fn keep_input(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: u64) -> Result<(), Error> {
         let record = self.records.entry(home_address).or_default();
         let mut changed = record.clone();
         changed.input_sequence.insert(name(&key), number);
@@ -303,11 +329,11 @@ impl Ledger {
     /// # Errors
     /// The store cannot be written.
     pub fn give_back(&mut self, observed: &BTreeMap<AssociationKey, ReplayState>) -> Result<(), Error> {
-        for (home_address, key) in self.associations.clone() {
-            if let Some(before) = self.reserved_at_start.remove(&key)
-                && !observed.contains_key(&key)
+        for sa in self.associations.clone() {
+            if let Some(before) = self.reserved_at_start.remove(&sa.key)
+                && !observed.contains_key(&sa.key)
             {
-                self.keep_output(home_address, key, before, Store::save)?;
+                self.keep_output(sa.home_address, sa.key, before, Store::save)?;
             }
         }
         Ok(())
@@ -318,7 +344,7 @@ impl Ledger {
         &mut self,
         home_address: Ipv6Addr,
         key: AssociationKey,
-        number: Option<u32>,
+        number: Option<u64>,
         save: fn(&Store, Ipv6Addr, &Record) -> Result<(), store::Error>,
     ) -> Result<(), Error> {
         let record = self.records.entry(home_address).or_default();
@@ -343,7 +369,7 @@ impl Ledger {
             if let Some(used) = self.used.get(home_address) {
                 changed.last_sequence = used.0;
             }
-            for (_, key) in self.associations.iter().filter(|(address, _)| address == home_address) {
+            for Numbered { key, .. } in self.associations.iter().filter(|sa| sa.home_address == *home_address) {
                 let Some(state) = observed.get(key) else { continue };
                 // Written out, since `is_outbound` would borrow all of `self`.
                 let outbound = (key.source == self.home_agent) == (self.role == Role::HomeAgent);
@@ -362,6 +388,19 @@ impl Ledger {
         }
         result
     }
+}
+
+fn numbered(guest: &GuestPolicy) -> Vec<Numbered> {
+    let of = |sa: &SecurityAssociation| {
+        let esp = sa.transform.esp()?;
+        let class = guest.protection.serves(esp.reqid).map(|(class, _)| class);
+        // The others carry what guests want them to, at any rate.
+        let signaling =
+            matches!(class, Some(Class::HomeRegistration | Class::MobilityHeaders | Class::MobilePrefixDiscovery));
+        let (home_address, extended) = (guest.home_address, esp.extended_sequence_numbers);
+        Some(Numbered { home_address, key: sa.key, extended, signaling })
+    };
+    guest.protection.associations().iter().filter_map(of).collect()
 }
 
 /// An SA's name in the store.
@@ -396,11 +435,11 @@ mod tests {
     /// A time before the floor rises.
     const EARLY: Duration = Duration::ZERO;
 
-    fn output(ledger: &Ledger) -> u32 {
+    fn output(ledger: &Ledger) -> u64 {
         ledger.starts(EARLY).values().map(|state| state.output).max().unwrap()
     }
 
-    fn observed(ledger: &Ledger, output: u32, input: u32) -> BTreeMap<AssociationKey, ReplayState> {
+    fn observed(ledger: &Ledger, output: u64, input: u64) -> BTreeMap<AssociationKey, ReplayState> {
         ledger.starts(EARLY).keys().map(|key| (*key, ReplayState { output, input })).collect()
     }
 
@@ -438,7 +477,7 @@ mod tests {
     fn a_key_that_is_used_up_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let mut ledger = ledger(directory.path(), Role::MobileNode);
-        let now = observed(&ledger, u32::MAX - 5, 0);
+        let now = observed(&ledger, u64::from(u32::MAX) - 5, 0);
         assert!(matches!(ledger.reserve(&now, EARLY, true), Err(Error::UsedUp { .. })));
     }
 
@@ -538,10 +577,10 @@ mod tests {
         let mut first = ledger(directory.path(), Role::MobileNode);
         first.reserve(&BTreeMap::new(), EARLY, true).unwrap();
         let [key] = first.outbound(home())[..] else { panic!() };
-        first.raise(home(), key, 16_000).unwrap();
+        let (sa, outbound) = first.find(&key).unwrap();
+        assert!(outbound && sa.signaling && sa.home_address == home());
+        first.raise(&sa, 16_000).unwrap();
         assert_eq!(output(&ledger(directory.path(), Role::MobileNode)), 16_000 + RESERVE);
-        assert_eq!(first.owner(&key), Some((home(), true)));
-        let unknown = AssociationKey { spi: 1, ..key };
-        assert_eq!(first.owner(&unknown), None);
+        assert_eq!(first.find(&AssociationKey { spi: 1, ..key }), None);
     }
 }

@@ -51,7 +51,7 @@ mod tests {
     use crate::policy::Protection;
 
     fn configuration(role: Role, addresses: &[&str]) -> Configuration {
-        let guest = |text: &&str| Guest { home_address: text.parse().unwrap(), protection: Protection::None };
+        let guest = |text: &&str| Guest { home_address: text.parse().unwrap(), protection: Protection::NONE };
         let guests = addresses.iter().map(guest).collect();
         Configuration { role, home_agent: "2001:db8::1".parse().unwrap(), guests }
     }

@@ -9,8 +9,8 @@ use super::{
     KernelState, MAIN_TABLE, NATIVE_RULE, PROTECTING_PRIORITY, ROUTE_PROTOCOL, SINK_LINK, SOURCE_RULE, protocol,
 };
 use crate::ipsec::{
-    Action, AssociationKey, Direction, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Selector, Template,
-    TemplateProtocol, Transform, UpperLayer,
+    Action, AssociationKey, Class, Direction, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Selector,
+    Template, TemplateProtocol, Transform, UpperLayer,
 };
 use crate::policy::{GuestPolicy, Policy, Protection, Role};
 use crate::vocabulary::{GuestId, Prefix};
@@ -95,9 +95,7 @@ pub fn at_rest(configuration: &Configuration) -> KernelState {
     let mut state = KernelState::default();
     let home_agent = Prefix::host(configuration.home_agent);
     for guest in &configuration.guests {
-        if let Protection::HomeRegistration { associations, .. } = &guest.protection {
-            state.associations.extend(associations.iter().map(|a| (a.key, a.clone())));
-        }
+        state.associations.extend(guest.protection.associations().iter().map(|a| (a.key, a.clone())));
         if configuration.role == Role::MobileNode {
             let home_address = Prefix::host(guest.home_address);
             let mobility = UpperLayer::Protocol(protocol::MOBILITY);
@@ -135,10 +133,7 @@ fn mobile_node(state: &mut KernelState, configuration: &Configuration, bindings:
         );
         let host = Prefix::host(home_address);
         add_route(state, DELIVERY_TABLE, host, RouteKind::Local, "lo", METRIC, None);
-        let upper_layer = match guest.protection {
-            Protection::None => protocol::MOBILITY,
-            Protection::HomeRegistration { .. } => protocol::ESP,
-        };
+        let upper_layer = if guest.protection.is_none() { protocol::MOBILITY } else { protocol::ESP };
         let rule = |preference, source, destination, input, upper_layer, table| Rule {
             preference,
             source,
@@ -178,11 +173,9 @@ fn secure(state: &mut KernelState, guest: &Guest, home_agent: Ipv6Addr, care_of_
         ..route_optimization(TemplateProtocol::HomeAddressOption, Level::Required)
     };
     let routing_header = route_optimization(TemplateProtocol::Type2RoutingHeader, Level::Required);
-    let (to_home_agent, to_guest) = match guest.protection {
-        Protection::None => (vec![option], vec![routing_header]),
-        Protection::HomeRegistration { reqid_to_home_agent, reqid_to_guest, .. } => {
-            (vec![esp(reqid_to_home_agent), option], vec![esp(reqid_to_guest), routing_header])
-        }
+    let (to_home_agent, to_guest) = match guest.protection.classes.get(&Class::HomeRegistration) {
+        None => (vec![option], vec![routing_header]),
+        Some(reqids) => (vec![esp(reqids.to_home_agent), option], vec![esp(reqids.to_guest), routing_header]),
     };
     let (home_address, home_agent) = (Prefix::host(home_address), Prefix::host(home_agent));
     add_policy(state, allow(Direction::Out, home_address, home_agent, BINDING_UPDATE, to_home_agent));
@@ -200,11 +193,9 @@ fn home_agent(state: &mut KernelState, configuration: &Configuration, bindings: 
         let home_address = Prefix::host(guest.home_address);
         // Level use: a de-registration sent from home has no Home Address option (RFC 6275 §11.5.5).
         let option = route_optimization(TemplateProtocol::HomeAddressOption, Level::Use);
-        let (from_guest, to_guest) = match guest.protection {
-            Protection::None => (vec![option], vec![]),
-            Protection::HomeRegistration { reqid_to_home_agent, reqid_to_guest, .. } => {
-                (vec![esp(reqid_to_home_agent), option], vec![esp(reqid_to_guest)])
-            }
+        let (from_guest, to_guest) = match guest.protection.classes.get(&Class::HomeRegistration) {
+            None => (vec![option], vec![]),
+            Some(reqids) => (vec![esp(reqids.to_home_agent), option], vec![esp(reqids.to_guest)]),
         };
         add_policy(state, allow(Direction::In, home_address, home_agent, BINDING_UPDATE, from_guest));
         add_policy(state, allow(Direction::Out, home_agent, home_address, BINDING_ACKNOWLEDGEMENT, to_guest));

@@ -41,7 +41,7 @@ mod tests {
     fn the_steps_of_two_guests_are_told_apart() {
         let [first, second]: [Ipv6Addr; 2] = ["2001:db8::10", "2001:db8::11"].map(|text| text.parse().unwrap());
         for role in [Role::MobileNode, Role::HomeAgent] {
-            let guests = [first, second].map(|home_address| Guest { home_address, protection: Protection::None });
+            let guests = [first, second].map(|home_address| Guest { home_address, protection: Protection::NONE });
             let configuration =
                 Configuration { role, home_agent: "2001:db8::1".parse().unwrap(), guests: guests.to_vec() };
             let care_of: Ipv6Addr = "2001:db8:3000::3".parse().unwrap();

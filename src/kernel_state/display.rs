@@ -6,7 +6,7 @@ use super::object::{LinkKind, Route, RouteKey, RouteKind, Rule};
 use super::plan::Step;
 use super::{FAILSAFE_PRIORITY, protocol};
 use crate::ipsec::{
-    Action, AssociationKey, Direction, Level, PolicyKey, SecurityAssociation, SecurityPolicy, Selector,
+    Action, AssociationKey, Direction, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Selector,
     TemplateProtocol, Transform, UpperLayer,
 };
 
@@ -51,6 +51,9 @@ impl fmt::Display for Policy<'_> {
         for (index, template) in self.0.templates.iter().enumerate() {
             f.write_str(if index == 0 { "" } else { ", then " })?;
             match template.protocol {
+                TemplateProtocol::Esp if template.mode == Mode::Tunnel => {
+                    write!(f, "ESP tunnel {} → {} reqid {}", template.source, template.destination, template.reqid)?;
+                }
                 TemplateProtocol::Esp => write!(f, "ESP reqid {}", template.reqid)?,
                 TemplateProtocol::HomeAddressOption => f.write_str("Home Address option")?,
                 TemplateProtocol::Type2RoutingHeader => f.write_str("type 2 routing header")?,
@@ -92,7 +95,7 @@ impl fmt::Display for Association<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         AssociationName(&self.0.key).fmt(f)?;
         match &self.0.transform {
-            Transform::EspTransport { reqid, .. } => write!(f, " reqid {reqid}"),
+            Transform::Esp(esp) => write!(f, " {} reqid {}", esp.mode.name(), esp.reqid),
             Transform::RouteOptimization { wildcard: true, .. } => f.write_str(" for any care-of address"),
             Transform::RouteOptimization { care_of_address, .. } => write!(f, " care-of address {care_of_address}"),
         }

@@ -9,14 +9,14 @@ use super::{
     DELIVERY_RULE, FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE, PROTECTING_PRIORITY, ROUTE_PROTOCOL,
     RULE_BAND_END, SINK_LINK, protocol,
 };
-use crate::ipsec::{AssociationKey, SecurityAssociation, Transform};
-use crate::policy::{Protection, Role};
+use crate::ipsec::{AssociationKey, SecurityAssociation, Toward};
+use crate::policy::Role;
 
 /// The part of `observed` that is recognisably ours, also when an earlier run left it.
 ///
 /// A link of our name but of another kind is not ours: making ours then fails with a message that says so.
 pub fn owned(configuration: &Configuration, observed: &KernelState) -> KernelState {
-    let ours = |priority| priority == PROTECTING_PRIORITY || priority == FAILSAFE_PRIORITY;
+    let ours = |priority| (PROTECTING_PRIORITY..=FAILSAFE_PRIORITY).contains(&priority);
     let mut state = observed.clone();
     state.policies.retain(|key, _| ours(key.priority));
     state.foreign_policies.retain(|key| ours(key.priority));
@@ -45,9 +45,7 @@ fn named(configuration: &Configuration) -> BTreeSet<AssociationKey> {
     let any = Ipv6Addr::UNSPECIFIED;
     let mut keys = BTreeSet::new();
     for guest in &configuration.guests {
-        if let Protection::HomeRegistration { associations, .. } = &guest.protection {
-            keys.extend(associations.iter().map(|a| a.key));
-        }
+        keys.extend(guest.protection.associations().iter().map(|a| a.key));
         let (guest, agent) = (guest.home_address, configuration.home_agent);
         for (source, destination, protocol) in
             [(guest, agent, protocol::DESTINATION_OPTIONS), (agent, guest, protocol::ROUTING)]
@@ -61,16 +59,18 @@ fn named(configuration: &Configuration) -> BTreeSet<AssociationKey> {
     keys
 }
 
-/// Whether an ESP SA serves a configured protection by its addresses and reqid: one that an earlier policy file made under
-/// another SPI, to be removed.
+/// Whether an ESP SA serves a configured protection by its addresses, mode and reqid: one that an earlier policy file made under
+/// another SPI, to be removed, or a tunnel that an earlier binding took to another care-of address.
 pub fn associated(configuration: &Configuration, sa: &SecurityAssociation) -> bool {
-    let Transform::EspTransport { reqid, .. } = sa.transform else { return false };
-    configuration.guests.iter().any(|guest| match guest.protection {
-        Protection::None => false,
-        Protection::HomeRegistration { reqid_to_home_agent, reqid_to_guest, .. } => {
-            let ends = (sa.key.source, sa.key.destination, reqid);
-            ends == (guest.home_address, configuration.home_agent, reqid_to_home_agent)
-                || ends == (configuration.home_agent, guest.home_address, reqid_to_guest)
-        }
+    let Some(esp) = sa.transform.esp() else { return false };
+    configuration.guests.iter().any(|guest| {
+        let Some((class, toward)) = guest.protection.serves(esp.reqid) else { return false };
+        let (guest_end, home_agent_end) = match toward {
+            Toward::HomeAgent => (sa.key.source, sa.key.destination),
+            Toward::Guest => (sa.key.destination, sa.key.source),
+        };
+        class.mode() == esp.mode
+            && home_agent_end == configuration.home_agent
+            && (class.is_tunnel() || guest_end == guest.home_address)
     })
 }

@@ -148,7 +148,7 @@ fn additions(desired: &KernelState, observed: &KernelState, steps: &mut Vec<Step
     steps.extend(desired.rules.difference(&observed.rules).cloned().map(Step::AddRule));
     // ESP first: route optimization states let packets out.
     let (esp, route_optimization): (Vec<_>, Vec<_>) =
-        desired.associations.values().partition(|a| matches!(a.transform, Transform::EspTransport { .. }));
+        desired.associations.values().partition(|a| matches!(a.transform, Transform::Esp(_)));
     for wanted in esp.into_iter().chain(route_optimization) {
         association(wanted, observed, steps);
     }

@@ -31,6 +31,9 @@ fn run(lab: &Lab) -> Outcome {
     protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.ping_until_answered(&net.cn, GUEST, SOON)?;
     lab.ping(&net.guest, CORRESPONDENT)?;
+    ensure(mobile_node.log().contains("goes on with what an earlier run has left in the kernel; 0 steps"), || {
+        "what was right in the kernel was made anew".into()
+    })?;
 
     lab.end([mobile_node, home_agent])?;
     whole_foreign

@@ -158,7 +158,11 @@ pub struct Association {
     /// The algorithms.
     pub algorithms: String,
     /// The last sequence number sent, or the highest received; none: the kernel does not have the SA.
-    pub sequence: Option<u32>,
+    pub sequence: Option<u64>,
+    /// How it ends, as configured; none: never.
+    pub lifetime: Option<String>,
+    /// When the kernel has said that it ends soon, in milliseconds since 1970.
+    pub ends_soon: Option<u64>,
 }
 
 /// Something that happened.
@@ -218,7 +222,7 @@ pub struct AssociationSequence {
     /// SPI.
     pub spi: u32,
     /// The last number sent, or the highest received.
-    pub sequence: u32,
+    pub sequence: u64,
 }
 
 #[cfg(test)]

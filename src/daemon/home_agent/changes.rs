@@ -117,7 +117,7 @@ impl Runner<'_> {
                 next: view
                     .and_then(|view| view.next)
                     .map(|(at, what)| Next { within: seconds(at), what: what.to_owned() }),
-                associations: report::associations(guest, policy, &positions),
+                associations: report::associations(guest, policy, &positions, self.kernel.ending()),
                 ..Guest::new(&guest.name, guest.home_address, view.map_or("none", |view| view.state))
             });
         }

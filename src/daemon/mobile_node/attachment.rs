@@ -182,6 +182,13 @@ impl Runner {
             }
         }
         match event {
+            // Another host may have used the SA meanwhile: then the home agent's kernel refuses our numbers in silence, and its status 135 cannot
+            // tell us. The event comes before the transmission.
+            Event::Retransmitted { .. } => {
+                if let Some(home_address) = self.roster.get(guest).map(|guest| guest.home_address) {
+                    self.kernel.raise_to_clock(home_address);
+                }
+            }
             Event::Registered { .. } => drop(self.arrivals.remove(&guest)),
             Event::Deregistered(_) => {
                 self.departed.insert(guest);

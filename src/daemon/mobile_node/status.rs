@@ -37,7 +37,7 @@ impl Runner {
         let policy = self.roster.policy();
         let mut guests = Vec::new();
         for (id, guest) in self.roster.guests() {
-            let associations = report::associations(guest, policy, &positions);
+            let associations = report::associations(guest, policy, &positions, self.kernel.ending());
             guests.push(Guest { associations, ..self.guest(id, guest, now) });
         }
         let mut counters = report::tunnel_counters(&self.path.counters);

@@ -8,6 +8,8 @@ mod xfrm_codec;
 pub mod xfrm_monitor;
 mod xfrm_replay;
 
+pub use xfrm_codec::{Expiry, parse_expiry};
+
 use std::io;
 
 /// What the kernel says to a refused request.

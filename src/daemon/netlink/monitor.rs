@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::Expiry;
 use super::xfrm_monitor::XfrmMonitor;
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
@@ -12,8 +13,10 @@ use netlink_sys::{AsyncSocket, SocketAddr};
 use rtnetlink::MulticastGroup;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Changes come in bursts; this long after the first one the observer looks once.
+/// Changes of links and routes come in bursts; this long after the first one the observer looks once.
 const SETTLING: Duration = Duration::from_millis(20);
+/// Changes of IPsec matter at once; a plan of steps is mostly done within this time.
+const IPSEC_SETTLING: Duration = Duration::from_millis(2);
 /// Pause before a broken connection is opened again.
 const REOPENING: Duration = Duration::from_secs(1);
 
@@ -27,12 +30,19 @@ pub enum Change {
 }
 
 impl Change {
-    /// How soon to look at what is ours. Routing changes that go on for ever must not keep us looking; IPsec changes cannot wait, for
-    /// signaling depends on them.
+    /// How soon after the last look to look at what is ours. Routing changes that go on for ever must not keep us looking; IPsec changes cannot
+    /// wait, for signaling depends on them.
     pub fn look_within(self) -> Duration {
         match self {
             Self::Routing => Duration::from_secs(1),
             Self::Ipsec => Duration::from_millis(20),
+        }
+    }
+
+    fn settling(self) -> Duration {
+        match self {
+            Self::Routing => SETTLING,
+            Self::Ipsec => IPSEC_SETTLING,
         }
     }
 }
@@ -45,6 +55,7 @@ pub struct Monitor {
     xfrm: XfrmMonitor,
     /// When to report the change that was noticed.
     due: Option<(Instant, Change)>,
+    expiries: Vec<Expiry>,
 }
 
 #[derive(Debug)]
@@ -77,7 +88,7 @@ impl Monitor {
     /// # Errors
     /// No socket.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { connection: Some(Connection::open()?), xfrm: XfrmMonitor::open()?, due: None })
+        Ok(Self { connection: Some(Connection::open()?), xfrm: XfrmMonitor::open()?, due: None, expiries: Vec::new() })
     }
 
     /// Waits for a change, then a little for others that come with it. A connection that breaks is opened again, and counts as a
@@ -89,7 +100,7 @@ impl Monitor {
             Some(due) => due,
             None => {
                 let change = self.notice().await;
-                *self.due.insert((Instant::now() + SETTLING, change))
+                *self.due.insert((Instant::now() + change.settling(), change))
             }
         };
         sleep_until(due).await;
@@ -98,14 +109,22 @@ impl Monitor {
         change
     }
 
+    /// The SAs that have ended or end soon, since this was last asked.
+    pub fn take_expiries(&mut self) -> Vec<Expiry> {
+        std::mem::take(&mut self.expiries)
+    }
+
     async fn notice(&mut self) -> Change {
         tokio::select! {
             () = notice(&mut self.connection) => Change::Routing,
             changed = self.xfrm.changed() => {
-                if let Err(error) = changed {
-                    tracing::warn!(%error, "cannot watch security associations and policies for changes");
-                    notice(&mut self.connection).await;
-                    return Change::Routing;
+                match changed {
+                    Ok(expiries) => self.expiries.extend(expiries),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot watch security associations and policies for changes");
+                        notice(&mut self.connection).await;
+                        return Change::Routing;
+                    }
                 }
                 Change::Ipsec
             }

@@ -1,5 +1,5 @@
-//! "Look again" for IPsec: notifications about security associations and policies. They are not read, only counted as one: the kernel puts keys
-//! into them, so the buffer is wiped, and what is true now is in the tables.
+//! "Look again" for IPsec: notifications about security associations and policies. Of those about SAs that end only the name is read; the others are
+//! counted as one: the kernel puts keys into them, so the buffer is wiped, and what is true now is in the tables.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,6 +8,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_XFRM};
 use tokio::io::unix::AsyncFd;
 use zeroize::Zeroize;
 
+use super::{Expiry, parse_expiry};
 use crate::daemon::sys;
 
 /// Groups `XFRMNLGRP_EXPIRE`, `XFRMNLGRP_SA` and `XFRMNLGRP_POLICY` of `linux/xfrm.h` as a bit mask. Not `XFRMNLGRP_ACQUIRE`: with a listener on
@@ -37,32 +38,36 @@ impl XfrmMonitor {
         Ok(Self { socket, watch })
     }
 
-    /// Waits for a change. An overrun is one: what was lost may matter.
+    /// Waits for a change, and gives the SAs that have ended or end soon. An overrun is a change without any: what was lost may matter.
     ///
     /// Cancel safe: what has arrived stays in the socket until it is noticed.
     ///
     /// # Errors
     /// The event loop refuses to wait.
-    pub async fn changed(&mut self) -> io::Result<()> {
+    pub async fn changed(&mut self) -> io::Result<Vec<Expiry>> {
         loop {
             let mut guard = self.watch.readable().await?;
             guard.clear_ready();
-            if drain(&self.socket) {
-                return Ok(());
+            if let Some(expiries) = drain(&self.socket) {
+                return Ok(expiries);
             }
         }
     }
 }
 
-/// Empties the socket; whether anything was in it.
-fn drain(socket: &Socket) -> bool {
-    let mut any = false;
+/// Empties the socket; none when nothing was in it.
+fn drain(socket: &Socket) -> Option<Vec<Expiry>> {
+    let mut any = None;
     let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
     loop {
         buffer.clear();
         match socket.recv(&mut buffer, 0) {
-            Ok(_) => any = true,
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => any = true,
+            Ok(_) => {
+                let expiries: &mut Vec<Expiry> = any.get_or_insert_default();
+                // A datagram that cannot be read is a change all the same.
+                expiries.extend(parse_expiry(&buffer).unwrap_or_default());
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => drop(any.get_or_insert_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => break,
         }

@@ -6,7 +6,7 @@ use netlink_packet_xfrm::{XFRM_MSG_NEWSA, XfrmAttrs, XfrmMessage};
 
 use super::xfrm::{Client, Error};
 use super::xfrm_codec as codec;
-use crate::ipsec::{AssociationKey, ReplayState};
+use crate::ipsec::{AssociationKey, Esp, ReplayState};
 
 impl Client {
     /// Where the sequence numbers of one ESP SA stand; none when it is not there.
@@ -24,13 +24,12 @@ impl Client {
         }
     }
 
-    /// Lets the sequence numbers of an ESP SA go on from `state`. What was received up to `state.input` counts as seen. For SAs with the plain
-    /// replay window of at most 32 packets.
+    /// Lets the sequence numbers of an ESP SA go on from `state`. What was received up to `state.input` counts as seen.
     ///
     /// # Errors
-    /// The kernel refuses; `ESRCH` when there is no such SA.
-    pub fn set_replay_state(&mut self, key: &AssociationKey, state: ReplayState) -> Result<(), Error> {
-        self.request(set_replay_state(key, state), NLM_F_REPLACE)
+    /// The kernel refuses; `ESRCH` when there is no such SA, `EINVAL` when it has another replay window.
+    pub fn set_replay_state(&mut self, key: &AssociationKey, esp: &Esp, state: ReplayState) -> Result<(), Error> {
+        self.request(set_replay_state(key, esp, state), NLM_F_REPLACE)
     }
 }
 
@@ -43,10 +42,9 @@ fn identity(key: &AssociationKey) -> nl::UserSaId {
     }
 }
 
-fn set_replay_state(key: &AssociationKey, state: ReplayState) -> XfrmMessage {
+fn set_replay_state(key: &AssociationKey, esp: &Esp, state: ReplayState) -> XfrmMessage {
     let saddr = nl::Address::from_ipv6(&key.source);
     let id = nl::AsyncEventId { sa_id: identity(key), saddr, ..Default::default() };
-    let replay = nl::Replay { oseq: state.output, seq: state.input, bitmap: u32::MAX };
-    let message = nl::monitor::NewAsyncEventMessage { id, nlas: vec![XfrmAttrs::ReplayState(replay)] };
-    XfrmMessage::NewAsyncEvent(message)
+    let nlas = codec::replay_attribute(esp, state).into_iter().collect();
+    XfrmMessage::NewAsyncEvent(nl::monitor::NewAsyncEventMessage { id, nlas })
 }
