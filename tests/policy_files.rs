@@ -252,7 +252,11 @@ fn every_field_arrives() {
     let policy = load("tests/policies/good/home-agent-everything.toml");
     assert_eq!(policy.home_agent.interface.as_deref(), Some("eth0"));
     assert_eq!(policy.home_agent.maximum_lifetime, Duration::from_secs(420));
-    assert!(!policy.home_agent.detect_duplicates && policy.guests[0].attachment.is_none());
+    assert!(
+        !policy.home_agent.detect_duplicates
+            && policy.home_agent.optimistic_detection
+            && policy.guests[0].attachment.is_none()
+    );
 
     let policy = load("tests/policies/good/home-agent-two-hosts.toml");
     let spis: Vec<u32> = policy.guests[0].protection.associations().iter().map(|one| one.key.spi).collect();

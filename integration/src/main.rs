@@ -58,7 +58,7 @@ enum Command {
     },
     /// Run the unit tests (unless a filter is given), then the scenarios whose name contains FILTER.
     Test {
-        /// Part of the names of the scenarios to run.
+        /// Part of the names of the scenarios to run, or several with commas between them.
         filter: Option<String>,
         /// Leave the unit tests out.
         #[arg(long)]

@@ -100,7 +100,11 @@ fn read(capture: &Path, opinion: &mut Opinion) -> Outcome {
             severities.split(',').any(|severity| severity.parse().is_ok_and(|severity: u32| severity >= WARNING));
         // A sender may skip numbers, and does after a restart; it must not use one again.
         let skipped = message.starts_with("Wrong Sequence Number") && message.ends_with("missing");
-        if warned && !skipped {
+        // A receiver reports what came twice (RFC 2883): so it is after a loss that was none.
+        let repeated = message.starts_with("D-SACK Sequence");
+        // What an ICMPv6 error quotes is the kernel's own copy, whose checksum a network card may have had to fill in still.
+        let quoted = message.starts_with("Bad checksum") && protocols.contains("icmpv6:ipv6");
+        if warned && !skipped && !repeated && !quoted {
             opinion.complaints.push(complain(&format!("{message} ({protocols})")));
         }
         if !kind.is_empty() {

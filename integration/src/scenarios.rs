@@ -154,9 +154,10 @@ pub(crate) const ALL: &[&Scenario] = &[
     &umip_mobile_node_134::SCENARIO,
 ];
 
-/// Those whose name contains `filter`.
+/// Those whose name contains `filter`, or one of several with commas between them.
 pub(crate) fn matching(filter: Option<&str>) -> Vec<&'static Scenario> {
-    ALL.iter().copied().filter(|scenario| filter.is_none_or(|filter| scenario.name.contains(filter))).collect()
+    let wanted = |name: &str| filter.is_none_or(|filter| filter.split(',').any(|part| name.contains(part)));
+    ALL.iter().copied().filter(|scenario| wanted(scenario.name)).collect()
 }
 
 /// The one of that name.

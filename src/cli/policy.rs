@@ -256,7 +256,11 @@ pub fn show(policy: &Policy) -> String {
     if let Some(interface) = &home_agent.interface {
         let _ = writeln!(text, "  interface   {interface}");
         let _ = writeln!(text, "  lifetime    at most {} s", home_agent.maximum_lifetime.as_secs());
-        let detection = if home_agent.detect_duplicates { "before the first registration" } else { "none" };
+        let detection = match (home_agent.detect_duplicates, home_agent.optimistic_detection) {
+            (false, _) => "none",
+            (true, false) => "before the first registration",
+            (true, true) => "during the first registration",
+        };
         let _ = writeln!(text, "  duplicate address detection  {detection}");
     }
     if let Some(interface) = &policy.uplink.interface {

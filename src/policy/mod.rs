@@ -90,7 +90,7 @@ pub fn role_of(text: &str) -> Role {
     let Ok(table) = toml::de::DeTable::parse(text) else { return Role::MobileNode };
     let home_agent = table.get_ref().get("home_agent").and_then(|value| value.get_ref().as_table());
     let has = |key| home_agent.is_some_and(|table| table.contains_key(key));
-    if has("interface") || has("maximum_lifetime") || has("detect_duplicates") {
+    if ["interface", "maximum_lifetime", "detect_duplicates", "optimistic_detection"].into_iter().any(has) {
         Role::HomeAgent
     } else {
         Role::MobileNode

@@ -55,6 +55,8 @@ pub struct HomeAgentPolicy {
     /// Home-agent role: whether duplicate address detection comes before the first registration of a home address
     /// (RFC 6275 §10.3.1).
     pub detect_duplicates: bool,
+    /// Home-agent role: whether that first registration is accepted while duplicate address detection still goes on.
+    pub optimistic_detection: bool,
     /// Key Management Mobility Capability, the K bit of binding updates (mobile node) and binding acknowledgements (home
     /// agent).
     pub key_management_mobility: bool,

@@ -132,6 +132,7 @@ impl<'a> Resolver<'a> {
         let interface = self.home_link_interface(table);
         self.only_in(Role::HomeAgent, &fields.maximum_lifetime, "home_agent.maximum_lifetime");
         self.only_in(Role::HomeAgent, &fields.detect_duplicates, "home_agent.detect_duplicates");
+        self.only_in(Role::HomeAgent, &fields.optimistic_detection, "home_agent.optimistic_detection");
         let maximum_lifetime =
             self.optional(&fields.maximum_lifetime, "home_agent.maximum_lifetime", |s| value::lifetime(*s))?;
         if let Some(field) = fields.key_management_mobility.as_ref().filter(|field| *field.get_ref()) {
@@ -145,6 +146,7 @@ impl<'a> Resolver<'a> {
             interface: interface?,
             maximum_lifetime: maximum_lifetime.unwrap_or(DEFAULT_MAXIMUM_LIFETIME),
             detect_duplicates: fields.detect_duplicates.as_ref().is_none_or(|field| *field.get_ref()),
+            optimistic_detection: fields.optimistic_detection.as_ref().is_some_and(|field| *field.get_ref()),
             key_management_mobility: fields.key_management_mobility.as_ref().is_some_and(|field| *field.get_ref()),
         })
     }

@@ -37,6 +37,7 @@ pub(super) struct HomeAgent {
     pub(super) interface: Field<String>,
     pub(super) maximum_lifetime: Field<i64>,
     pub(super) detect_duplicates: Field<bool>,
+    pub(super) optimistic_detection: Field<bool>,
     pub(super) key_management_mobility: Field<bool>,
 }
 

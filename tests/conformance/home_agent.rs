@@ -26,6 +26,7 @@ impl Agent {
             link_layer_address: OUR_MAC,
             maximum_lifetime: Duration::from_secs(600),
             detect_duplicates,
+            optimistic_detection: false,
             key_management_mobility: false,
             maximum_bindings: 100,
         });

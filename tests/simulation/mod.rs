@@ -542,6 +542,7 @@ fn new_agent() -> HomeAgent {
         link_layer_address: HOME_AGENT_MAC,
         maximum_lifetime: Duration::from_secs(3_600),
         detect_duplicates: true,
+        optimistic_detection: false,
         key_management_mobility: false,
         maximum_bindings: 10,
     });

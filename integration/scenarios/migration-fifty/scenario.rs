@@ -45,6 +45,12 @@ fn run(lab: &Lab) -> Outcome {
     let disturbed = lost.iter().filter(|probe| {
         moves.get(&probe.guest).is_none_or(|(from, to)| !(*from - AROUND..*to + AROUND).contains(&probe.sent))
     });
+    disturbed.clone().for_each(|probe| {
+        let moved = moves
+            .get(&probe.guest)
+            .map(|(from, to)| (probe.sent.as_secs_f64() - from.as_secs_f64(), (*to - *from).as_secs_f64()));
+        lab.step(&format!("lost for guest {} at (s after its move, s its move took) {moved:?}", probe.guest));
+    });
     let disturbed = disturbed.count();
     lab.step(&format!(
         "the slowest was bound after {} ms; of {} echo requests {} were lost, {disturbed} of them for a guest that did not move then",

@@ -4,6 +4,7 @@ use crate::migration::journey::Conversation;
 use crate::migration::sites::{Site, Sites};
 use crate::migration::stage::{Options, Stage, VM1, arrival, impair, must_be_at, repair};
 use crate::prelude::*;
+use crate::topology::TRANSIT;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "migration-updates-lost",
@@ -20,15 +21,15 @@ fn run(lab: &Lab) -> Outcome {
     let _guest = stage.guest_at(Site::One)?;
     let conversation = Conversation::begin(lab, GUEST, 10)?;
 
-    lab.step("the guest arrives at site 2, whose link is dead: the binding update is lost");
-    // The far end of the link: what the host sends is on the wire, and nobody takes it.
-    net.unplug(&net.core, "eth2")?;
+    lab.step("the guest arrives at site 2, and its binding update is lost");
+    // Farther away: what the host sends is on its link, and never arrives.
+    net.unplug(&net.ha, "eth1")?;
     let mut target = stage.watch(Site::Two)?;
     sites.move_guest(lab, Site::One, Site::Two)?;
     let is_update =
         |packet: &Packet| is_protected_update(packet, CARE_OF_HOST2, GUEST, VM1.spi_to_home_agent(Site::Two));
     target.must_see("the first binding update", SOON, is_update)?;
-    net.plug(&net.core, "eth2", FOREIGN2)?;
+    net.plug(&net.ha, "eth1", TRANSIT)?;
     arrival(&mut target, Site::Two, VM1, SOON)?;
     lab.ping_until_answered(&net.cn, GUEST, SOON)?;
     must_be_at(&stage, Site::Two)?;

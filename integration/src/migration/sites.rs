@@ -72,7 +72,9 @@ impl Sites {
              link set eth0 master br-home up\nlink set br-home up\naddr add 2001:db8:2000::a/64 dev br-home nodad\n\
              route add default via 2001:db8:2000::1",
         )?;
-        net.ha.ip(&format!("link set eth0 address {ROUTER_MAC}\naddr add fe80::1/64 dev eth0 nodad"))?;
+        net.ha.ip(&format!(
+            "link set eth0 address {ROUTER_MAC}\naddr flush dev eth0 scope link\naddr add fe80::1/64 dev eth0 nodad"
+        ))?;
         net.unplug(&net.host, "vm1")?;
         Ok(Self { home })
     }

@@ -62,7 +62,7 @@ impl<'lab> Stage<'lab> {
             home_agent_policy,
             hosts: [const { None }; 3],
         };
-        Site::ALL.iter().try_for_each(|site| stage.start(*site))?;
+        [Site::One, Site::Two].iter().try_for_each(|site| stage.start(*site))?;
         Ok(stage)
     }
 

@@ -16,8 +16,10 @@ pub(crate) fn look() -> Outcome<String> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         // Destination, source, next hop, metric; reference count and use count are left out; flags, interface.
         if let [destination, length, _, _, next_hop, metric, _, _, flags, interface] = fields.as_slice() {
+            // Whether it has a lifetime (RTF_EXPIRES of linux/ipv6_route.h) is an age, too.
+            let flags = u32::from_str_radix(flags, 16).during(|| line.to_owned())? & !0x0040_0000;
             lines.push(format!(
-                "route {destination}/{length} via {next_hop} metric {metric} flags {flags} dev {interface}"
+                "route {destination}/{length} via {next_hop} metric {metric} flags {flags:08x} dev {interface}"
             ));
         }
     }

@@ -19,6 +19,7 @@ pub(super) fn engine_config(policy: &Policy, link_layer_address: MacAddress) -> 
         link_layer_address,
         maximum_lifetime: policy.home_agent.maximum_lifetime,
         detect_duplicates: policy.home_agent.detect_duplicates,
+        optimistic_detection: policy.home_agent.optimistic_detection,
         key_management_mobility: policy.home_agent.key_management_mobility,
         maximum_bindings: policy.guests.len(),
     }

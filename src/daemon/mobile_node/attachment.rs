@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Runner;
-use crate::daemon::clock;
+use crate::daemon::{clock, floor};
 use crate::home_network::Sighting;
 use crate::policy::{AttachMode, GuestPolicy};
 use crate::signaling::Attachment;
@@ -65,8 +65,11 @@ impl Runner {
                 self.unreserved.insert(guest);
             }
             Some(Action::Attach) => {
-                if let Some(home_address) = self.roster.get(guest).map(|guest| guest.home_address) {
+                if let Some((home_address, lifetime)) =
+                    self.roster.get(guest).map(|guest| (guest.home_address, guest.lifetime))
+                {
                     self.kernel.raise_to_clock(home_address);
+                    self.engine.start_from(guest, floor::binding_sequence(clock::wall_clock(), lifetime));
                 }
                 self.arrivals.entry(guest).or_insert(now);
                 self.engine.attach(guest, care_of, now);

@@ -16,6 +16,8 @@ pub const DETECTION_TIME: Duration = Duration::from_secs(1);
 /// MAX_NEIGHBOR_ADVERTISEMENT (RFC 4861 §10), RetransTimer apart.
 pub const ANNOUNCEMENTS: u32 = 3;
 const ANNOUNCEMENT_INTERVAL: Duration = Duration::from_secs(1);
+/// Lifetime granted while detection goes on beside the binding. The mobile node asks for more after half of it and so learns what became of it.
+const PROBATION_LIFETIME: Lifetime = Lifetime(2);
 /// Another user of the address is reported and answered this often at most.
 const CONFLICT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -38,6 +40,9 @@ pub(super) struct Context<'a> {
 ///   ▲                 │ someone answers: 134             │ lifetime ends, or deletion
 ///   └─────────────────┴──────────────────────────────────┘
 /// ```
+///
+/// With optimistic detection an update leads to `Bound` at once, on probation for the second that detection takes: the binding is granted for a
+/// few seconds only. If someone answers, it ends, and the next update has to go by way of `Detecting`, which gives the mobile node its 134.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
     None,
@@ -59,6 +64,10 @@ pub(super) struct Entry {
     /// Announcements left and when the next one is due.
     announcing: Option<(u32, Instant)>,
     last_conflict: Option<Instant>,
+    /// Until when an optimistic binding may turn out to be a mistake.
+    probation: Option<Instant>,
+    /// An optimistic binding was a mistake: the next one is detected first.
+    contested: bool,
     told: Option<Binding>,
 }
 
@@ -74,6 +83,8 @@ impl Entry {
             waiting: None,
             announcing: None,
             last_conflict: None,
+            probation: None,
+            contested: false,
             told: None,
         }
     }
@@ -94,11 +105,7 @@ impl Entry {
                 _ if ctx.bindings >= ctx.config.maximum_bindings => {
                     self.refuse(&request, Status::INSUFFICIENT_RESOURCES, ctx);
                 }
-                _ if ctx.config.detect_duplicates => {
-                    self.state = State::Detecting { request, ends: ctx.now + DETECTION_TIME };
-                    ctx.outputs.push_back(Output::HomeLinkFrame(proxy::probe(ctx.config, self.home_address)));
-                    self.event(Event::DetectingDuplicates, ctx);
-                }
+                _ if ctx.config.detect_duplicates => self.detect(request, ctx),
                 _ => self.accept(&request, ctx),
             },
             State::Detecting { request: pending, .. } => {
@@ -124,6 +131,23 @@ impl Entry {
             }
         }
         Ok(())
+    }
+
+    /// Begins duplicate address detection: before the binding, or beside it.
+    fn detect(&mut self, request: Request, ctx: &mut Context<'_>) {
+        ctx.outputs.push_back(Output::HomeLinkFrame(proxy::probe(ctx.config, self.home_address)));
+        self.event(Event::DetectingDuplicates, ctx);
+        let ends = ctx.now + DETECTION_TIME;
+        if ctx.config.optimistic_detection && !self.contested {
+            self.probation = Some(ends);
+            self.accept(&request, ctx);
+        } else {
+            self.state = State::Detecting { request, ends };
+        }
+    }
+
+    fn is_on_probation(&self, now: Instant) -> bool {
+        self.probation.is_some_and(|ends| now < ends)
     }
 
     /// Deletion (RFC 6275 §10.3.2).
@@ -172,6 +196,12 @@ impl Entry {
                 self.event(Event::AddressConflict { link_layer_address }, ctx);
                 self.refuse(&request, Status::DUPLICATE_ADDRESS_DETECTION_FAILED, ctx);
             }
+            State::Bound { .. } if self.is_on_probation(ctx.now) => {
+                ctx.counters.conflicts += 1;
+                self.contested = true;
+                self.event(Event::AddressConflict { link_layer_address }, ctx);
+                self.end(ctx);
+            }
             State::Bound { .. } => {
                 ctx.counters.conflicts += 1;
                 let quiet = self.last_conflict.is_some_and(|at| ctx.now < at + CONFLICT_INTERVAL);
@@ -214,7 +244,10 @@ impl Entry {
     /// Does all that is due, then tells the data path if what it carries has changed. Called after every input.
     pub(super) fn settle(&mut self, ctx: &mut Context<'_>) {
         match self.state {
-            State::Detecting { request, ends } if ends <= ctx.now => self.accept(&request, ctx),
+            State::Detecting { request, ends } if ends <= ctx.now => {
+                self.contested = false;
+                self.accept(&request, ctx);
+            }
             State::Bound { expires, .. } if expires <= ctx.now => {
                 ctx.counters.expired += 1;
                 self.end(ctx);
@@ -274,7 +307,10 @@ impl Entry {
 
     /// Makes, moves or refreshes the binding (RFC 6275 §10.3.1). A move takes effect at once.
     fn accept(&mut self, request: &Request, ctx: &mut Context<'_>) {
-        let longest = Lifetime::from_duration(ctx.config.maximum_lifetime).max(Lifetime(1));
+        let mut longest = Lifetime::from_duration(ctx.config.maximum_lifetime).max(Lifetime(1));
+        if self.is_on_probation(ctx.now) {
+            longest = longest.min(PROBATION_LIFETIME);
+        }
         let lifetime = request.lifetime.min(longest);
         let before = self.binding().map(|binding| binding.care_of);
         self.last_sequence = Some(request.sequence);
@@ -310,6 +346,7 @@ impl Entry {
         self.state = State::None;
         self.announcing = None;
         self.waiting = None;
+        self.probation = None;
         self.secure(None, ctx);
     }
 

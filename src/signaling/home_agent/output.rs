@@ -22,6 +22,8 @@ pub struct Config {
     pub maximum_lifetime: Duration,
     /// Whether duplicate address detection precedes a new binding (RFC 6275 §10.3.1 asks for it).
     pub detect_duplicates: bool,
+    /// Whether a new binding is accepted, for a short time first, while duplicate address detection goes on.
+    pub optimistic_detection: bool,
     /// Whether K is set in acknowledgements of updates that have it set (RFC 6275 §10.3.1).
     pub key_management_mobility: bool,
     /// How many bindings there can be at a time; more are refused with status 130.

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 mod changes;
+mod optimistic;
 
 use super::*;
 use crate::vocabulary::MacAddress;
@@ -70,6 +71,7 @@ impl Bench {
             link_layer_address: OUR_MAC,
             maximum_lifetime: Duration::from_secs(402),
             detect_duplicates: false,
+            optimistic_detection: false,
             key_management_mobility: false,
             maximum_bindings: usize::MAX,
         };

@@ -98,6 +98,14 @@ impl MobileNode {
         self.with(guest, now, |registration, _| registration.refresh(now));
     }
 
+    /// Before [`attach`](Self::attach): lets the guest's binding updates go on from `clock`, which the caller takes to be beyond what other hosts
+    /// have used. Numbers of this host a little ahead of it are kept.
+    pub fn start_from(&mut self, guest: GuestId, clock: SequenceNumber) {
+        if let Some(registration) = self.guests.get_mut(&guest) {
+            registration.start_from(clock);
+        }
+    }
+
     /// The guest is on this host from now on. Without a care-of address registration begins when there is one.
     pub fn attach(&mut self, guest: GuestId, care_of: impl Into<Option<Ipv6Addr>>, now: Instant) {
         let care_of = care_of.into();

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
-use super::acknowledgement::CONFIRMATION_DISTANCE;
+use super::acknowledgement::{CONFIRMATION_DISTANCE, TAKEOVER_DISTANCE};
 use super::exchange::{Exchange, INITIAL_BINDACK_TIMEOUT, INITIAL_BINDACK_TIMEOUT_FIRST_REGISTRATION};
 use super::output::{Binding, Counters, Event, GuestConfig, Outcome, Output, StopReason, View};
 use super::state::{Purpose, State};
@@ -100,6 +100,14 @@ impl Registration {
         match care_of {
             Some(care_of) => self.begin_securing(care_of, Purpose::Register, held, fresh_securing_backoff(), ctx),
             None => self.wait(ctx),
+        }
+    }
+
+    /// The number of the clock, unless ours is a little ahead of it: after an adopted 135, or several updates in a moment.
+    pub(super) fn start_from(&mut self, clock: SequenceNumber) {
+        const NEAR: u16 = 8 * TAKEOVER_DISTANCE;
+        if self.sequence.0.wrapping_sub(clock.0) >= NEAR {
+            self.sequence = clock;
         }
     }
 
