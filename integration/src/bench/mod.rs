@@ -1,7 +1,7 @@
 //! `cargo lab bench`: what is measured, on the machine's own kernel, in network namespaces. Numbers are ratios to something
 //! measured in the same breath; nothing here is a test that time could fail.
 
-mod tunnel;
+pub(crate) mod tunnel;
 
 use std::process::ExitCode;
 
