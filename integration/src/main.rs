@@ -35,6 +35,7 @@ mod scenario;
 mod scenarios;
 #[allow(unsafe_code)]
 mod sys;
+mod tiers;
 mod topology;
 mod umip;
 mod uml;
@@ -75,6 +76,11 @@ enum Command {
         #[command(subcommand)]
         what: bench::What,
     },
+    /// Every tier of the tunnel engine against the reference transform, octet for octet, on the running kernel.
+    Tiers {
+        /// Only these: portable, super-packet, ebpf.
+        only: Vec<String>,
+    },
     /// The inner side; started by the outer one.
     #[command(hide = true)]
     Inner {
@@ -96,6 +102,7 @@ fn main() -> ExitCode {
         Command::List => outer::list(),
         Command::Check => outer::check(),
         Command::Bench { what } => bench::main(what),
+        Command::Tiers { only } => tiers::main(&only),
         Command::Inner { directory } => inner::main(&directory),
     }
 }

@@ -54,10 +54,11 @@ struct guest {
 	__u64 far[2];         // outer destination
 	__u8 mac[6];          // the guest's, zero at a home agent
 	__u8 router_mac[6];   // the router's that the guest sees, zero at a home agent
-	__u32 mtu;            // largest inner packet into the tunnel
-	__u32 link_mtu;       // largest packet out of the tunnel
+	__u16 mtu;            // largest inner packet into the tunnel
+	__u16 link_mtu;       // largest packet out of the tunnel
 	__u32 uplink;         // index of the interface towards the other end
-	__u32 port;           // index of the TAP or TUN
+	__u32 port;           // index of the interface that gets what comes out of the tunnel
+	__u32 side;           // BPF_F_INGRESS: as if that had received it; 0: that sends it
 	__u32 slot;           // its place in `counters`
 };
 
@@ -360,7 +361,7 @@ INLINE int out_of_tunnel(struct __sk_buff *skb, int to_guest)
 	__u8 ethernet[12];
 	__builtin_memcpy(ethernet, guest->mac, 6);
 	__builtin_memcpy(ethernet + 6, guest->router_mac, 6);
-	__u32 port = guest->port;
+	__u32 port = guest->port, side = guest->side;
 	if (adjust_room(skb, -IPV6, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_FIXED_GSO))
 		return leave(slot, NO_ROOM);
 	if (changed && store_bytes(skb, ETHERNET, first, 2, 0))
@@ -372,10 +373,10 @@ INLINE int out_of_tunnel(struct __sk_buff *skb, int to_guest)
 		mine->out_packets++;
 		mine->out_octets += length;
 	}
-	return redirect(port, BPF_F_INGRESS);
+	return redirect(port, side);
 }
 
-// Where the TAP sends: frames of guests.
+// Where our TAP sends, and where a guest's own tap receives: frames of guests.
 SEC("classifier/guest_to_tunnel")
 int guest_to_tunnel(struct __sk_buff *skb)
 {

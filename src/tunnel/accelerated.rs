@@ -21,12 +21,33 @@ pub const COUNTERS_LENGTH: usize = (5 + Left::COUNT) * 8;
 pub struct Place {
     /// Index of the interface towards the other end.
     pub uplink: u32,
-    /// Index of the TAP or TUN.
+    /// Index of the interface that gets what comes out of the tunnel.
     pub port: u32,
+    /// How it gets that.
+    pub side: Side,
     /// Source MAC address of frames to the guest; zero at a home agent.
     pub router_mac: MacAddress,
     /// Its place among the counters; 0 is nobody's.
     pub slot: u32,
+}
+
+/// On which side of an interface a packet is put down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// As if the interface had received it: our TAP or TUN.
+    Received,
+    /// The interface sends it: a guest's own tap.
+    Sent,
+}
+
+impl Side {
+    /// The flags of `bpf_redirect`: `BPF_F_INGRESS` of `linux/bpf.h`, or none.
+    fn flags(self) -> u32 {
+        match self {
+            Self::Received => 1,
+            Self::Sent => 0,
+        }
+    }
 }
 
 /// The key of a home address.
@@ -54,11 +75,11 @@ fn layout(
     link_mtu: usize,
     place: Place,
 ) -> [u8; ENTRY_LENGTH] {
-    let limit = |mtu: usize| u32::try_from(mtu.max(ipv6::MINIMUM_MTU)).unwrap_or(u32::MAX).to_ne_bytes();
+    let limit = |mtu: usize| u16::try_from(mtu.max(ipv6::MINIMUM_MTU)).unwrap_or(u16::MAX).to_ne_bytes();
     let (mtu, link_mtu) = (limit(mtu), limit(link_mtu));
-    let [uplink, port, slot] = [place.uplink, place.port, place.slot].map(u32::to_ne_bytes);
-    let fields: [&[u8]; 9] =
-        [&near.octets(), &far.octets(), &mac.0, &place.router_mac.0, &mtu, &link_mtu, &uplink, &port, &slot];
+    let numbers = [place.uplink, place.port, place.side.flags(), place.slot].map(u32::to_ne_bytes);
+    let fields: [&[u8]; 7] =
+        [&near.octets(), &far.octets(), &mac.0, &place.router_mac.0, &mtu, &link_mtu, numbers.as_flattened()];
     let mut octets = [0; ENTRY_LENGTH];
     for (to, from) in octets.iter_mut().zip(fields.into_iter().flatten()) {
         *to = *from;
@@ -171,7 +192,13 @@ mod tests {
     use crate::vocabulary::GuestId;
 
     const PROGRAMS: &str = include_str!("../bpf/tunnel.c");
-    const PLACE: Place = Place { uplink: 7, port: 9, router_mac: MacAddress([2, 0x4b, 0x47, 0x4d, 0x53, 1]), slot: 3 };
+    const PLACE: Place = Place {
+        uplink: 7,
+        port: 9,
+        side: Side::Received,
+        router_mac: MacAddress([2, 0x4b, 0x47, 0x4d, 0x53, 1]),
+        slot: 3,
+    };
 
     #[test]
     fn an_entry_is_what_the_programs_read() {
@@ -180,8 +207,8 @@ mod tests {
         assert_eq!(octets[16..32], address("2001:db8:2000::1").octets());
         assert_eq!(octets[32..38], [0x52, 0x54, 0, 0, 0, 0x10]);
         assert_eq!(octets[38..44], PLACE.router_mac.0);
-        let numbers: Vec<u32> = octets[44..].as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word)).collect();
-        assert_eq!(numbers, [1460, 1500, 7, 9, 3]);
+        assert_eq!(octets[44..48], [1460u16, 1500].map(u16::to_ne_bytes).concat());
+        assert_eq!(octets[48..], [7u32, 9, 1, 3].map(u32::to_ne_bytes).concat());
     }
 
     #[test]
@@ -194,7 +221,7 @@ mod tests {
         let care_of = address("2001:db8:3000::3");
         let octets = binding(&table, &HomeAgentEntry { care_of: Some(care_of), ..away }, PLACE).unwrap();
         assert_eq!(octets[..32], [address("2001:db8:2000::1").octets(), care_of.octets()].concat());
-        assert_eq!(octets[44..48], 1280u32.to_ne_bytes(), "an MTU below the minimum is the minimum");
+        assert_eq!(octets[44..46], 1280u16.to_ne_bytes(), "an MTU below the minimum is the minimum");
     }
 
     /// The names between `begin` and the next `}` of the C source, one a line.
@@ -206,7 +233,7 @@ mod tests {
     #[test]
     fn both_sides_have_the_same_layout() {
         let fields = ["__u64 near[2];", "__u64 far[2];", "__u8 mac[6];", "__u8 router_mac[6];"];
-        let numbers = ["__u32 mtu;", "__u32 link_mtu;", "__u32 uplink;", "__u32 port;", "__u32 slot;"];
+        let numbers = ["__u16 mtu;", "__u16 link_mtu;", "__u32 uplink;", "__u32 port;", "__u32 side;", "__u32 slot;"];
         assert_eq!(declared("struct guest {"), [&fields[..], &numbers[..]].concat());
         let counters =
             ["__u64 into_packets, into_octets, out_packets, out_octets;", "__u64 lost;", "__u64 left[LEFT_COUNT];"];

@@ -2,7 +2,7 @@
 //! time could fail.
 
 pub(crate) mod migration;
-mod tunnel;
+pub(crate) mod tunnel;
 
 use std::process::ExitCode;
 

@@ -10,7 +10,7 @@ use std::net::Ipv6Addr;
 
 use super::engine::Accelerator;
 use super::netlink::outgoing::outgoing_interface;
-use crate::tunnel::accelerated::{self, Carried, ENTRY_LENGTH, Place};
+use crate::tunnel::accelerated::{self, Carried, ENTRY_LENGTH, Place, Side};
 use crate::tunnel::{HomeAgentTable, Table};
 use crate::vocabulary::MacAddress;
 use programs::Programs;
@@ -62,10 +62,23 @@ impl Role {
     }
 }
 
-/// A TAP or TUN.
+/// A port of guests, for [`Ebpf::mobile_node`].
+#[derive(Debug, Clone, Copy)]
+pub struct GuestPort<'a> {
+    /// Our TAP.
+    pub tap: &'a str,
+    /// The guest's own tap, where it has one that is in no bridge but a private one of ours: the short way leads past that
+    /// bridge. `None` for guests on a bridge of somebody else, who may have rules there.
+    pub own: Option<&'a str>,
+    /// The MAC address of the router on this port.
+    pub router_mac: MacAddress,
+}
+
+/// Where what comes out of the tunnel goes.
 #[derive(Debug, Clone, Copy)]
 struct Port {
     index: u32,
+    side: Side,
     router_mac: MacAddress,
 }
 
@@ -82,13 +95,25 @@ pub struct Ebpf {
 }
 
 impl Ebpf {
-    /// At the host of guests: `ports` are the TAPs by port number, with the MAC address of the router on each. Room for the
-    /// counters of `guests` guests.
+    /// At the host of guests: `ports` by port number. Room for the counters of twice as many guests as `guests`.
     ///
     /// # Errors
     /// See [`Error`]; needs `CAP_BPF` and `CAP_NET_ADMIN`, or root.
-    pub fn mobile_node(ports: &[(&str, MacAddress)], guests: usize) -> Result<Self, Error> {
-        Self::load(Role::MobileNode, ports, guests)
+    pub fn mobile_node(ports: &[GuestPort<'_>], guests: usize) -> Result<Self, Error> {
+        let mut new = Self::load(Role::MobileNode, guests)?;
+        for port in ports {
+            let tap = index_of(port.tap)?;
+            new.programs.attach_where_it_sends(new.role.into_tunnel(), tap)?;
+            let (index, side) = match port.own {
+                Some(own) => (index_of(own)?, Side::Sent),
+                None => (tap, Side::Received),
+            };
+            if side == Side::Sent {
+                new.programs.attach_to_guest(new.role.into_tunnel(), index)?;
+            }
+            new.ports.push(Port { index, side, router_mac: port.router_mac });
+        }
+        Ok(new)
     }
 
     /// At a home agent with this TUN.
@@ -96,18 +121,16 @@ impl Ebpf {
     /// # Errors
     /// As [`Ebpf::mobile_node`].
     pub fn home_agent(tun: &str, guests: usize) -> Result<Self, Error> {
-        Self::load(Role::HomeAgent, &[(tun, MacAddress([0; 6]))], guests)
+        let mut new = Self::load(Role::HomeAgent, guests)?;
+        let index = index_of(tun)?;
+        new.programs.attach_where_it_sends(new.role.into_tunnel(), index)?;
+        new.ports.push(Port { index, side: Side::Received, router_mac: MacAddress([0; 6]) });
+        Ok(new)
     }
 
-    fn load(role: Role, ports: &[(&str, MacAddress)], guests: usize) -> Result<Self, Error> {
-        let mut programs = Programs::load([role.into_tunnel(), role.out_of_tunnel()], guests)?;
-        let mut known = Vec::new();
-        for (name, router_mac) in ports {
-            let index = nix::net::if_::if_nametoindex(*name).map_err(|_| Error::Missing((*name).to_owned()))?;
-            programs.attach_where_it_sends(role.into_tunnel(), index)?;
-            known.push(Port { index, router_mac: *router_mac });
-        }
-        Ok(Self { role, ports: known, programs, slots: BTreeMap::new(), told: BTreeMap::new() })
+    fn load(role: Role, guests: usize) -> Result<Self, Error> {
+        let programs = Programs::load([role.into_tunnel(), role.out_of_tunnel()], guests)?;
+        Ok(Self { role, ports: Vec::new(), programs, slots: BTreeMap::new(), told: BTreeMap::new() })
     }
 
     fn slot(&mut self, home_address: Ipv6Addr) -> u32 {
@@ -115,8 +138,7 @@ impl Ebpf {
         *self.slots.entry(home_address).or_insert(next)
     }
 
-    /// Makes the map hold exactly `entries`, and the programs hang on exactly the uplinks that these use. An entry is given as
-    /// the two ends of its tunnel, its port, and how it is laid out.
+    /// Makes the map hold exactly these entries, each with its uplink, and the programs hang on exactly these uplinks.
     fn tell(&mut self, wanted: BTreeMap<Ipv6Addr, (u32, [u8; ENTRY_LENGTH])>) {
         // First what must not be carried any more.
         let gone: Vec<Ipv6Addr> =
@@ -157,7 +179,7 @@ impl Accelerator for Ebpf {
             let (Some(carrier), Some(port)) = (entry.carrier, self.ports.get(entry.port).copied()) else { continue };
             let Some(uplink) = uplink(carrier.care_of, carrier.home_agent) else { continue };
             let slot = self.slot(entry.home_address);
-            let place = Place { uplink, port: port.index, router_mac: port.router_mac, slot };
+            let place = Place { uplink, port: port.index, side: port.side, router_mac: port.router_mac, slot };
             if let Some(octets) = accelerated::guest(entry, place) {
                 wanted.insert(entry.home_address, (uplink, octets));
             }
@@ -171,7 +193,7 @@ impl Accelerator for Ebpf {
             let (Some(care_of), Some(port)) = (entry.care_of, self.ports.first().copied()) else { continue };
             let Some(uplink) = uplink(table.home_agent(), care_of) else { continue };
             let slot = self.slot(entry.home_address);
-            let place = Place { uplink, port: port.index, router_mac: port.router_mac, slot };
+            let place = Place { uplink, port: port.index, side: port.side, router_mac: port.router_mac, slot };
             if let Some(octets) = accelerated::binding(table, entry, place) {
                 wanted.insert(entry.home_address, (uplink, octets));
             }
@@ -183,6 +205,10 @@ impl Accelerator for Ebpf {
         let slots = self.slots.iter().map(|(home_address, slot)| (Some(*home_address), *slot));
         std::iter::once((None, 0)).chain(slots).map(|(whose, slot)| (whose, self.programs.counters(slot))).collect()
     }
+}
+
+fn index_of(interface: &str) -> Result<u32, Error> {
+    nix::net::if_::if_nametoindex(interface).map_err(|_| Error::Missing(interface.to_owned()))
 }
 
 /// The interface by which this tunnel leaves; without one userland has the guest's packets, and its errors.

@@ -75,6 +75,11 @@ impl Programs {
         self.attach(name, interface, TcAttachType::Egress).map(|_| ())
     }
 
+    /// Where a guest's own tap receives.
+    pub(super) fn attach_to_guest(&mut self, name: &str, interface: u32) -> Result<(), Error> {
+        self.attach(name, interface, TcAttachType::Ingress).map(|_| ())
+    }
+
     /// Nothing happens where it hangs already.
     pub(super) fn attach_where_it_receives(&mut self, name: &str, interface: u32) -> Result<(), Error> {
         if !self.uplinks.contains_key(&interface) {

@@ -11,30 +11,30 @@ use kagemusha::vocabulary::{GuestId, MacAddress};
 use serde::{Deserialize, Serialize};
 
 use super::naive::Naive;
-use super::path::{CARE_OF, GUEST, HOME_AGENT, TAP, TUN};
+use super::path::{CARE_OF, GUEST, GUEST_LINK, HOME_AGENT, TAP, TUN};
 use super::variant::Engine;
 use crate::failure::{Outcome, While};
 
 /// Which end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Role {
+pub(crate) enum Role {
     MobileNode,
     HomeAgent,
 }
 
 /// What to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Specification {
-    pub(super) engine: Engine,
-    pub(super) role: Role,
+pub(crate) struct Specification {
+    pub(crate) engine: Engine,
+    pub(crate) role: Role,
     /// Of the underlay, in octets.
-    pub(super) mtu: usize,
+    pub(crate) mtu: usize,
     /// How many guests are in the table; the first is the one that is there.
-    pub(super) guests: usize,
+    pub(crate) guests: usize,
 }
 
 /// The question for the counters on standard input.
-pub(super) const COUNTERS: &str = "counters";
+pub(crate) const COUNTERS: &str = "counters";
 
 /// The process: says what it is, then answers until its standard input ends.
 pub(crate) fn main(specification: &str) -> Outcome<ExitCode> {
@@ -110,11 +110,14 @@ fn words<'a>(numbers: impl Iterator<Item = (&'a str, u64)>) -> String {
 
 #[cfg(feature = "ebpf")]
 fn accelerated(mut engine: engine::Engine, specification: Specification) -> Outcome<engine::Engine> {
-    use kagemusha::daemon::ebpf::Ebpf;
+    use kagemusha::daemon::ebpf::{Ebpf, GuestPort};
     use kagemusha::daemon::engine::Accelerator;
 
+    // The guest is alone on a private bridge; where there is none, memory is measured without a guest.
+    let own = std::path::Path::new("/sys/class/net").join(GUEST_LINK).exists().then_some(GUEST_LINK);
+    let port = GuestPort { tap: TAP, own, router_mac: ROUTER_MAC };
     let mut ebpf = match specification.role {
-        Role::MobileNode => Ebpf::mobile_node(&[(TAP, ROUTER_MAC)], specification.guests),
+        Role::MobileNode => Ebpf::mobile_node(&[port], specification.guests),
         Role::HomeAgent => Ebpf::home_agent(TUN, specification.guests),
     }
     .during(|| "the eBPF tier".into())?;
@@ -145,7 +148,8 @@ fn home_addresses(count: usize) -> Outcome<Vec<(Ipv6Addr, MacAddress)>> {
     Ok((0..count).map(numbered).collect())
 }
 
-fn guests(specification: Specification) -> Outcome<Table> {
+/// The table at the host of guests.
+pub(crate) fn guests(specification: Specification) -> Outcome<Table> {
     let (care_of, home_agent) = (address(CARE_OF)?, address(HOME_AGENT)?);
     let mtu = inner_mtu(specification.mtu);
     let entries = home_addresses(specification.guests)?.into_iter().enumerate().map(|(n, (home_address, mac))| Entry {
@@ -162,7 +166,8 @@ fn guests(specification: Specification) -> Outcome<Table> {
     Ok(Table::new(entries))
 }
 
-fn bindings(specification: Specification) -> Outcome<HomeAgentTable> {
+/// The table at the home agent.
+pub(crate) fn bindings(specification: Specification) -> Outcome<HomeAgentTable> {
     let care_of = address(CARE_OF)?;
     let mtu = inner_mtu(specification.mtu);
     let addresses = home_addresses(specification.guests)?.into_iter().enumerate();

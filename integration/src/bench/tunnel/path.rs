@@ -14,38 +14,40 @@ use super::end::{Role, Specification};
 use super::process::EndProcess;
 use super::variant::{Mode, Variant};
 
-pub(super) const GUEST: &str = "2001:db8:2000::10";
-pub(super) const CORRESPONDENT: &str = "2001:db8:2000::2";
-pub(super) const CARE_OF: &str = "2001:db8:3000::3";
-pub(super) const HOME_AGENT: &str = "2001:db8:3000::1";
-pub(super) const GUEST_MAC: &str = "52:54:00:00:00:10";
+pub(crate) const GUEST: &str = "2001:db8:2000::10";
+pub(crate) const CORRESPONDENT: &str = "2001:db8:2000::2";
+pub(crate) const CARE_OF: &str = "2001:db8:3000::3";
+pub(crate) const HOME_AGENT: &str = "2001:db8:3000::1";
+pub(crate) const GUEST_MAC: &str = "52:54:00:00:00:10";
 /// [`kagemusha::home_network::config::ROUTER_MAC`].
-pub(super) const ROUTER_MAC: &str = "02:4b:47:4d:53:01";
-pub(super) const TAP: &str = "kgtap0";
-pub(super) const TUN: &str = "kage-ha";
+pub(crate) const ROUTER_MAC: &str = "02:4b:47:4d:53:01";
+/// The host's end of the guest's link.
+pub(crate) const GUEST_LINK: &str = "g0";
+pub(crate) const TAP: &str = "kgtap0";
+pub(crate) const TUN: &str = "kage-ha";
 /// The segment of a seg6 route at the other end.
 const SEGMENT_AT: [&str; 2] = ["2001:db8:3000::103", "2001:db8:3000::101"];
 
 /// A standing path.
-pub(super) struct Path {
-    pub(super) variant: Variant,
-    pub(super) guest: Node,
-    pub(super) host: Node,
-    pub(super) home_agent: Node,
-    pub(super) correspondent: Node,
+pub(crate) struct Path {
+    pub(crate) variant: Variant,
+    pub(crate) guest: Node,
+    pub(crate) host: Node,
+    pub(crate) home_agent: Node,
+    pub(crate) correspondent: Node,
     /// The processes at both ends, for the engines.
-    pub(super) ends: Vec<EndProcess>,
+    pub(crate) ends: Vec<EndProcess>,
 }
 
 /// The kernel's own IPv6-in-IPv6 device, or seg6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KernelTunnel {
+pub(crate) enum KernelTunnel {
     Ip6tnl,
     Seg6,
 }
 
 /// Which of the two this kernel has.
-pub(super) fn kernel_tunnel() -> Outcome<Option<KernelTunnel>> {
+pub(crate) fn kernel_tunnel() -> Outcome<Option<KernelTunnel>> {
     let node = Node::new("probe")?;
     node.ip("link set lo up")?;
     if node.ip("link add dev t0 type ip6tnl mode ip6ip6 local ::1 remote ::2").is_ok() {
@@ -57,7 +59,7 @@ pub(super) fn kernel_tunnel() -> Outcome<Option<KernelTunnel>> {
 
 impl Path {
     /// Builds it: `mtu` octets on the underlay.
-    pub(super) fn build(
+    pub(crate) fn build(
         variant: Variant,
         mode: Mode,
         mtu: usize,
@@ -210,7 +212,7 @@ impl Path {
     }
 
     /// Makes both directions of the underlay as slow as `rate` (in the words of `tc`).
-    pub(super) fn shape(&self, rate: &str) -> Outcome {
+    pub(crate) fn shape(&self, rate: &str) -> Outcome {
         for node in [&self.host, &self.home_agent] {
             let tbf = ["qdisc", "add", "dev", "u0", "root", "tbf", "rate", rate, "burst", "16kb", "latency", "50ms"];
             node.command("tc", &tbf)?;
@@ -219,12 +221,12 @@ impl Path {
     }
 
     /// What the ends say about themselves.
-    pub(super) fn description(&self) -> Option<&str> {
+    pub(crate) fn description(&self) -> Option<&str> {
         self.ends.first().map(EndProcess::description)
     }
 }
 
 /// This program.
-pub(super) fn own_program() -> Outcome<PathBuf> {
+pub(crate) fn own_program() -> Outcome<PathBuf> {
     Ok(std::env::current_exe()?)
 }

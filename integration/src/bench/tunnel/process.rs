@@ -10,7 +10,7 @@ use super::end::{COUNTERS, Specification};
 use super::path::own_program;
 
 /// Ends with this value.
-pub(super) struct EndProcess {
+pub(crate) struct EndProcess {
     child: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
@@ -19,7 +19,7 @@ pub(super) struct EndProcess {
 
 impl EndProcess {
     /// Starts it and waits until it carries.
-    pub(super) fn start(node: &Node, specification: &Specification) -> Outcome<Self> {
+    pub(crate) fn start(node: &Node, specification: &Specification) -> Outcome<Self> {
         let mut command = Command::new(own_program()?);
         command.args(["bench", "tunnel-end"]).arg(serde_json::to_string(specification)?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -45,16 +45,16 @@ impl EndProcess {
         Failure::new(format!("the end of the tunnel did not start: {}", text.trim_end()))
     }
 
-    pub(super) fn description(&self) -> &str {
+    pub(crate) fn description(&self) -> &str {
         &self.description
     }
 
-    pub(super) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// What it has counted, in words.
-    pub(super) fn counters(&mut self) -> Outcome<String> {
+    pub(crate) fn counters(&mut self) -> Outcome<String> {
         let input = self.input.as_mut().ok_or_else(|| Failure::new("no input of the end of the tunnel"))?;
         writeln!(input, "{COUNTERS}")?;
         let mut line = String::new();
@@ -63,7 +63,7 @@ impl EndProcess {
     }
 
     /// Resident memory in kB, as `/proc` tells it: of its own, and of files that it shares with others.
-    pub(super) fn memory(&self) -> Outcome<(u64, u64)> {
+    pub(crate) fn memory(&self) -> Outcome<(u64, u64)> {
         let path = format!("/proc/{}/status", self.id());
         let status = std::fs::read_to_string(&path).during(|| path.clone())?;
         let field = |name: &str| {

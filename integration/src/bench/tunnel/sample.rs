@@ -57,13 +57,11 @@ impl Path {
     pub(super) fn measure(&self, setting: Setting, round: usize, times: &Times) -> Outcome<Sample> {
         let cpus = if setting.pinned { Cpus::One } else { Cpus::All };
         self.pin(cpus)?;
-        let begin = Moment::now()?;
         let trips = load::round_trips(self, cpus, times.round_trips)?;
-        let one_stream = self.throughput(load::tcp(self, 1, cpus)?, times.warm_up, times.tcp)?;
-        let eight_streams = self.throughput(load::tcp(self, 8, cpus)?, times.warm_up, times.tcp)?;
+        let (one_stream, _) = self.throughput(load::tcp(self, 1, cpus)?, times.warm_up, times.tcp)?;
+        let (eight_streams, spent_on_eight) = self.throughput(load::tcp(self, 8, cpus)?, times.warm_up, times.tcp)?;
         let (packets, spent) = window(load::small_packets(self, cpus)?, times.warm_up, times.small)?;
         ensure(packets > 0, || format!("{}: no small packet arrived", self.variant.name()))?;
-        let all = Moment::now()?.since(&begin);
         Ok(Sample {
             variant: self.variant,
             setting,
@@ -75,17 +73,20 @@ impl Path {
             round_trip: trips.median,
             late_round_trip: trips.late,
             jitter: trips.jitter,
-            foreign: all.foreign / all.seconds,
+            foreign: (spent_on_eight.foreign + spent.foreign) / (spent_on_eight.seconds + spent.seconds),
         })
     }
 
-    pub(super) fn throughput(&self, load: Load, warm_up: Duration, time: Duration) -> Outcome<Throughput> {
+    pub(super) fn throughput(
+        &self,
+        load: Load,
+        warm_up: Duration,
+        time: Duration,
+    ) -> Outcome<(Throughput, cpu::Spent)> {
         let (octets, spent) = window(load, warm_up, time).during(|| format!("{}: TCP", self.variant.name()))?;
         ensure(octets > 0, || format!("{}: TCP carried nothing", self.variant.name()))?;
-        Ok(Throughput {
-            gigabits: octets as f64 * 8.0 / spent.seconds / 1e9,
-            cpu_per_gigabyte: spent.cpu / octets as f64 * 1e9,
-        })
+        let gigabits = octets as f64 * 8.0 / spent.seconds / 1e9;
+        Ok((Throughput { gigabits, cpu_per_gigabyte: spent.cpu / octets as f64 * 1e9 }, spent))
     }
 }
 

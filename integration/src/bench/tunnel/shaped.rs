@@ -61,7 +61,7 @@ pub(super) fn measure(variants: &[Variant], kernel_tunnel: Option<KernelTunnel>,
 fn once(path: &Path, plan: &Plan) -> Outcome<Shaped> {
     path.pin(Cpus::All)?;
     let trips = load::round_trips(path, Cpus::All, plan.time / 4)?;
-    let carried = path.throughput(load::tcp(path, 1, Cpus::All)?, plan.time / 4, plan.time)?;
+    let (carried, _) = path.throughput(load::tcp(path, 1, Cpus::All)?, plan.time / 4, plan.time)?;
     let memory = path.ends.first().map(|end| end.memory()).transpose()?.map(|(own, shared)| own + shared);
     Ok(Shaped {
         variant: path.variant,

@@ -1,0 +1,149 @@
+//! `cargo lab tiers`: every tier of the tunnel engine against the pure reference transform, octet for octet, on the running kernel.
+//!
+//! Frames are put on a link as they are, and what comes out on the other side is compared with what `kagemusha::tunnel` says:
+//! what it carries must come exactly so, what it drops must not come at all. Four ways: into and out of the tunnel at the host of the
+//! guest, and at the home agent.
+
+mod cases;
+mod reference;
+mod tap;
+
+use std::process::ExitCode;
+
+use crate::bench::tunnel::path::{CORRESPONDENT, Path};
+use crate::bench::tunnel::variant::{Mode, Variant};
+use crate::failure::{Failure, Outcome, ensure};
+use crate::packages;
+use cases::Case;
+use reference::Reference;
+use tap::{Listener, mac_of, send};
+
+/// `cargo lab tiers`: all that this build has, or those named.
+pub(crate) fn main(only: &[String]) -> ExitCode {
+    match run(only) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            eprintln!("cargo lab tiers: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(only: &[String]) -> Outcome<bool> {
+    if packages::provide(&[packages::IPROUTE2, packages::PING])?.is_err() {
+        return Ok(false);
+    }
+    let tiers = [Variant::Portable, Variant::SuperPacket, Variant::Ebpf];
+    let mut good = true;
+    for tier in tiers.into_iter().filter(|tier| only.is_empty() || only.iter().any(|name| name == tier.name())) {
+        if tier == Variant::Ebpf && cfg!(not(feature = "ebpf")) {
+            println!(
+                "SKIP ebpf: built without the feature ebpf (cargo run --package kagemusha-lab --features ebpf -- tiers)"
+            );
+            continue;
+        }
+        let mut path = Path::build(tier, Mode::Wire, 1500, None)?;
+        println!("{}: {}", tier.name(), path.description().unwrap_or_default());
+        for (way, result) in [
+            ("guest into tunnel", guest_into_tunnel(&path)),
+            ("tunnel to guest", tunnel_to_guest(&path)),
+            ("home link into tunnel", home_link_into_tunnel(&path)),
+            ("tunnel to home link", tunnel_to_home_link(&path)),
+        ] {
+            match result {
+                Ok(count) => println!("  {way:<22} passed: {count} packets"),
+                Err(failure) => {
+                    good = false;
+                    println!("  {way:<22} FAILED: {failure}");
+                }
+            }
+        }
+        for end in &mut path.ends {
+            println!("  {}", end.counters()?);
+        }
+    }
+    Ok(good)
+}
+
+/// Sends every frame, and compares what each listener heard with what it must have heard.
+fn compare(
+    cases: &[Case],
+    sent: impl Fn(&[u8]) -> Outcome,
+    listeners: Vec<(Listener, Vec<Vec<Vec<u8>>>)>,
+) -> Outcome<usize> {
+    for case in cases {
+        sent(&case.octets)?;
+    }
+    let mut wrong = vec![];
+    for (listener, expected) in listeners {
+        let heard = listener.until_quiet(cases.len(), expected.iter().map(Vec::len).sum())?;
+        for ((case, expected), heard) in cases.iter().zip(&expected).zip(&heard) {
+            let same = expected.len() == heard.len() && expected.iter().zip(heard).all(|(e, h)| reference::same(e, h));
+            if !same {
+                let show =
+                    |frames: &[Vec<u8>]| frames.iter().map(|frame| tap::show(frame)).collect::<Vec<_>>().join(", ");
+                wrong.push(format!("\n    {}: expected [{}], heard [{}]", case.name, show(expected), show(heard)));
+            }
+        }
+    }
+    ensure(wrong.is_empty(), || format!("{} of {} packets:{}", wrong.len(), cases.len(), wrong.concat()))?;
+    Ok(cases.len())
+}
+
+fn guest_into_tunnel(path: &Path) -> Outcome<usize> {
+    // Larger than the tunnel takes can be sent then.
+    path.guest.ip("link set eth0 mtu 1500")?;
+    path.host.ip("link set g0 mtu 1500\nlink set br0 mtu 1500\nlink set kgtap0 mtu 1500")?;
+    let reference = Reference::new()?;
+    let cases = cases::frames_of_guest()?;
+    let outgoing = cases.iter().map(|case| reference.guest_into_tunnel(&case.octets)).collect();
+    let mut reference = Reference::new()?;
+    let answers = cases.iter().map(|case| reference.answer_to_guest(&case.octets)).collect();
+    let underlay = Listener::start(&path.home_agent, "u0", mac_of(&path.host, "u0")?, "outside")?;
+    let link = Listener::start(&path.guest, "eth0", reference::ROUTER, "guest's link")?;
+    compare(&cases, |frame| send(&path.guest, "eth0", frame), vec![(underlay, outgoing), (link, answers)])
+}
+
+fn tunnel_to_guest(path: &Path) -> Outcome<usize> {
+    let reference = Reference::new()?;
+    let cases = cases::tunnel_packets_to_guest()?;
+    let expected = cases.iter().map(|case| reference.tunnel_to_guest(&case.octets)).collect();
+    let link = Listener::start(&path.guest, "eth0", reference::ROUTER, "guest's link")?;
+    let ethernet = tap::ethernet(mac_of(&path.host, "u0")?, mac_of(&path.home_agent, "u0")?);
+    let sent = |packet: &[u8]| send(&path.home_agent, "u0", &[&ethernet[..], packet].concat());
+    compare(&cases, sent, vec![(link, expected)])
+}
+
+fn home_link_into_tunnel(path: &Path) -> Outcome<usize> {
+    let reference = Reference::new()?;
+    let cases = cases::packets_to_guest()?;
+    let expected = cases.iter().map(|case| reference.home_link_into_tunnel(&case.octets)).collect();
+    let underlay = Listener::start(&path.host, "u0", mac_of(&path.home_agent, "u0")?, "outside")?;
+    let ethernet = tap::ethernet(mac_of(&path.home_agent, "h0")?, mac_of(&path.correspondent, "eth0")?);
+    let sent = |packet: &[u8]| send(&path.correspondent, "eth0", &[&ethernet[..], packet].concat());
+    compare(&cases, sent, vec![(underlay, expected)])
+}
+
+fn tunnel_to_home_link(path: &Path) -> Outcome<usize> {
+    // The home agent knows its neighbour.
+    path.home_agent.command("ping", &["-6", "-c", "1", "-W", "2", CORRESPONDENT])?;
+    let reference = Reference::new()?;
+    let cases = cases::tunnel_packets_of_guest()?;
+    let correspondent = mac_of(&path.correspondent, "eth0")?;
+    let home_agent = mac_of(&path.home_agent, "h0")?;
+    let ethernet = tap::ethernet(correspondent, home_agent);
+    let framed = |packets: Vec<Vec<u8>>| -> Vec<Vec<u8>> {
+        packets.into_iter().map(|packet| [&ethernet[..], &packet].concat()).collect()
+    };
+    let expected = cases.iter().map(|case| framed(reference.tunnel_to_home_link(&case.octets))).collect();
+    let link = Listener::start(&path.correspondent, "eth0", home_agent, "home link")?;
+    let outer = tap::ethernet(mac_of(&path.home_agent, "u0")?, mac_of(&path.host, "u0")?);
+    let sent = |packet: &[u8]| send(&path.host, "u0", &[&outer[..], packet].concat());
+    compare(&cases, sent, vec![(link, expected)])
+}
+
+/// An address of the cast.
+fn address(text: &str) -> Outcome<std::net::Ipv6Addr> {
+    text.parse().map_err(|_| Failure::new(format!("{text} is no address")))
+}
