@@ -14,9 +14,11 @@
 //! a whole, edits the packet in place, and says what to do with it. Nothing is counted here but by [`Counters`],
 //! which every result can be given to.
 
+pub mod coalesce;
 pub mod counters;
 pub mod ecn;
 pub mod egress;
+pub mod hold;
 pub mod home_agent;
 pub mod ingress;
 pub mod inspect;
@@ -24,6 +26,7 @@ pub mod limit;
 pub mod offload;
 pub mod reason;
 pub mod routing_header;
+pub mod segment;
 pub mod table;
 pub mod vnet;
 
@@ -32,6 +35,6 @@ pub use egress::{Egress, Outer};
 pub use home_agent::{HomeAgentEntry, HomeAgentTable};
 pub use ingress::Ingress;
 pub use limit::ErrorLimits;
-pub use offload::{Offload, Segments};
+pub use offload::{Kind, Offload, Segments};
 pub use reason::Reason;
 pub use table::{Carrier, Entry, Table, inner_mtu};
