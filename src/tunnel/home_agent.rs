@@ -47,6 +47,11 @@ impl HomeAgentTable {
         Self { home_agent, link_mtu, entries }
     }
 
+    /// The address at which tunnels end.
+    pub fn home_agent(&self) -> Ipv6Addr {
+        self.home_agent
+    }
+
     /// The guest with this home address.
     pub fn by_home_address(&self, home_address: Ipv6Addr) -> Option<&HomeAgentEntry> {
         let position = self.entries.binary_search_by_key(&home_address, |entry| entry.home_address).ok()?;
