@@ -13,6 +13,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use super::control_socket::ControlSocket;
+use super::engine::core::Core;
+use super::engine::super_packet;
 use super::herald::Herald;
 use super::kernel::Kernel;
 use super::mobile_node::Start;
@@ -28,12 +30,11 @@ use super::shared::Shared;
 use super::signals::{Signal, Signals};
 use super::source::Source;
 use super::tap::{self, Device};
-use super::tunnel_socket::TunnelSocket;
 use super::{Error, clock, sys};
 use crate::kernel_state::{Bindings, HOME_AGENT_TUNNEL_LINK};
 use crate::policy::Policy;
 use crate::signaling::home_agent::{HomeAgent, Output, Received};
-use crate::tunnel::{Counters, HomeAgentEntry, HomeAgentTable, inner_mtu};
+use crate::tunnel::{HomeAgentEntry, HomeAgentTable, inner_mtu};
 use crate::vocabulary::{Generation, GuestId};
 use crate::wire::ipv6;
 use path::Path;
@@ -68,9 +69,7 @@ struct Runner<'a> {
     bindings: Bindings,
     carriers: BTreeMap<GuestId, std::net::Ipv6Addr>,
     asked: Vec<(GuestId, Generation)>,
-    table: Arc<Shared<HomeAgentTable>>,
-    counters: Arc<Counters>,
-    lost: Arc<Notify>,
+    path: Path,
     next_scan: Instant,
     /// When IPsec state was last looked at because of a notification, and when it is to be next.
     looked: Instant,
@@ -89,6 +88,7 @@ pub(super) async fn run(start: Start) -> Result<(), Error> {
     let roster = Roster::new(policy);
     let mut kernel = Kernel::open(&roster, ledger).await?;
     let result = start_and_serve((roster, source, control), &mut kernel, &mut signals).await;
+    super_packet::close();
     let left = kernel.leave().await;
     tracing::info!("left");
     result.and(if left { Ok(()) } else { Err(Error::LeftBehind) })
@@ -106,7 +106,11 @@ async fn start_and_serve(
     tap::no_link_local(tun.name()).map_err(|source| Error::socket("the TUN", source))?;
     ports::bring_up(&handle, tun.name(), inner_mtu(link.mtu as usize) as u32).await?;
     let socket = MobilitySocket::open().map_err(|source| Error::socket("a raw socket for mobility headers", source))?;
-    let tunnel = TunnelSocket::open().map_err(|source| Error::socket("a raw socket for IPv6 in IPv6", source))?;
+    let core = Core::start(source.settings.accelerate, roster.guests().count())
+        .map_err(|source| Error::socket("the sockets of the tunnel engine", source))?;
+    let lost = Arc::new(Notify::new());
+    let table = Shared::new(HomeAgentTable::new(roster.policy().home_agent.address, link.mtu as usize, []));
+    let path = Path { core, tun, table, lost };
     let mut engine = HomeAgent::new(changes::engine_config(roster.policy(), link.mac));
     for (id, guest) in roster.guests() {
         engine.add_guest(id, guest.home_address, kernel.ledger().known_binding_sequence(guest.home_address));
@@ -121,18 +125,14 @@ async fn start_and_serve(
         bindings: Bindings::default(),
         carriers: BTreeMap::new(),
         asked: Vec::new(),
-        table: Shared::new(HomeAgentTable::new(roster.policy().home_agent.address, link.mtu as usize, [])),
-        counters: Arc::new(Counters::new()),
-        lost: Arc::new(Notify::new()),
+        path,
         next_scan: clock::now() + SCAN_INTERVAL,
         looked: clock::now(),
         look_at: None,
         roster,
         source,
     };
-    let (table, counters, lost) = (runner.table.clone(), runner.counters.clone(), runner.lost.clone());
-    let path = Path { tunnel: Arc::new(tunnel), tun, table, counters, lost };
-    path.start().map_err(|source| Error::socket("a thread", source))?;
+    runner.path.start().map_err(|source| Error::socket("a thread", source))?;
     runner.publish();
     // The policies that let binding updates in.
     runner.reconcile(clock::now()).await;
@@ -179,7 +179,7 @@ impl Runner<'_> {
         let event_loop = |source| Error::socket("an event loop", source);
         let mut monitor = Monitor::open().map_err(|source| Error::socket("a netlink monitor", source))?;
         let mobility = sys::watch(self.socket.as_fd()).map_err(event_loop)?;
-        let lost = Arc::clone(&self.lost);
+        let lost = Arc::clone(&self.path.lost);
         let mut buffer = ReceiveBuffer::new(PACKET_LIMIT);
         loop {
             self.pump().await;
@@ -370,7 +370,7 @@ impl Runner<'_> {
             care_of: self.carriers.get(&id).copied(),
             mtu,
         });
-        self.table.replace(HomeAgentTable::new(
+        self.path.publish(HomeAgentTable::new(
             self.roster.policy().home_agent.address,
             self.home_link.link.mtu as usize,
             entries,
@@ -388,7 +388,7 @@ impl Runner<'_> {
     }
 
     fn report(&self) {
-        super::report::tunnel(&self.counters);
+        super::report::tunnel(&self.path.core.tally.all);
         tracing::info!("counters: signaling: {}", self.engine.counters());
     }
 }

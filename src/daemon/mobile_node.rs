@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::control_socket::ControlSocket;
+use super::engine::super_packet;
 use super::herald::Herald;
 use super::kernel::Kernel;
 use super::mobility_socket::MobilitySocket;
@@ -132,6 +133,7 @@ pub(super) async fn run(start: Start) -> Result<(), Error> {
         }
         Err((kernel, ports, error)) => (kernel, ports, Err(error)),
     };
+    super_packet::close();
     let left = kernel.leave().await;
     ports::close(&handle, ports).await;
     tracing::info!("left");
@@ -152,7 +154,7 @@ impl Runner {
         let networks: Vec<_> = ports.iter().map(|port| network(&roster, port)).collect();
         let opened = MobilitySocket::open()
             .map_err(|source| Error::socket("a raw socket for mobility headers", source))
-            .and_then(|socket| Ok((socket, packet_path(&roster, &ports, &networks, reports)?)));
+            .and_then(|socket| Ok((socket, packet_path(&roster, &ports, &networks, reports, source.settings.accelerate)?)));
         let (socket, path) = match opened {
             Ok(opened) => opened,
             Err(error) => return Err((kernel, ports, error)),
@@ -462,7 +464,7 @@ impl Runner {
 
     /// Writes every counter that is not zero to the log.
     fn report(&self) {
-        super::report::tunnel(&self.path.counters);
+        super::report::tunnel(&self.path.core.tally.all);
         self.path.frames.iter().for_each(|counters| super::report::frames(counters));
         tracing::info!("counters: signaling: {}", self.engine.counters());
     }

@@ -129,9 +129,9 @@ impl Runner<'_> {
             interface: policy.home_agent.interface.clone(),
             generation: self.kernel.generation().0,
             repairs: self.kernel.repairs(),
-            tier: "user space".to_owned(),
+            tier: self.path.core.description.clone(),
             guests,
-            counters: report::tunnel_counters(&self.counters),
+            counters: report::tunnel_counters(&self.path.core.tally.all),
             troubles: self.herald.troubles(),
             ..Status::default()
         }))

@@ -40,7 +40,7 @@ impl Runner {
             let associations = report::associations(guest, policy, &positions, self.kernel.ending());
             guests.push(Guest { associations, ..self.guest(id, guest, now) });
         }
-        let mut counters = report::tunnel_counters(&self.path.counters);
+        let mut counters = report::tunnel_counters(&self.path.core.tally.all);
         for frames in &self.path.frames {
             report::add(&mut counters, report::frame_counters(frames));
         }
@@ -65,7 +65,7 @@ impl Runner {
             without_care_of: self.unfit.as_ref().map(ToString::to_string),
             generation: self.kernel.generation().0,
             repairs: self.kernel.repairs(),
-            tier: "user space".to_owned(),
+            tier: self.path.core.description.clone(),
             guests,
             counters,
             troubles: self.herald.troubles(),

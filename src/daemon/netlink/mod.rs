@@ -2,6 +2,7 @@
 
 pub mod monitor;
 pub mod outgoing;
+pub mod query;
 pub mod route;
 mod route_codec;
 pub mod xfrm;
