@@ -60,8 +60,8 @@ impl Kernel {
         asked: Vec<(GuestId, Generation)>,
     ) -> Secured {
         let site = Site { uplink: uplink.map(str::to_owned), tunnel6_loaded: tunnel6_loaded() };
-        let desired = kernel_state::compile(&self.configuration, bindings, &site);
-        match self.reconciler.apply_what_goes(&desired).await {
+        let guests = asked.iter().map(|(guest, _)| *guest).collect();
+        match self.reconciler.bring(bindings, &site, &guests).await {
             Ok(report) => {
                 if asked.is_empty() && self.in_force {
                     for step in &report.steps {

@@ -13,14 +13,16 @@
 
 mod compile;
 mod concern;
+mod desired;
 mod display;
 mod object;
 mod ownership;
 mod plan;
 
 pub use compile::{Bindings, Configuration, Guest, Site, at_rest, compile};
+pub use desired::{Change, Desired};
 pub use object::{Address, Link, LinkKind, Route, RouteKey, RouteKind, Rule};
-pub use ownership::{associated, owned};
+pub use ownership::{Ownership, owned};
 pub use plan::{Plan, Step, diff};
 
 use std::collections::{BTreeMap, BTreeSet};

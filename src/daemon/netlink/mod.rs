@@ -5,7 +5,10 @@ pub mod route;
 mod route_codec;
 pub mod xfrm;
 mod xfrm_codec;
+mod xfrm_holder;
 pub mod xfrm_monitor;
+mod xfrm_names;
+mod xfrm_socket;
 
 use std::io;
 

@@ -1,12 +1,13 @@
-//! "Look again" for IPsec: notifications about security associations and policies. They are not read, only counted as one: the kernel puts keys
-//! into them, so the buffer is wiped, and what is true now is in the tables.
+//! "Look again" for IPsec: notifications about security associations and policies. Of each only the header is read, which says whose change it
+//! was; the rest has keys in it, so the buffer is wiped, and what is true now is in the tables.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use netlink_packet_core::NetlinkBuffer;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_XFRM};
 use tokio::io::unix::AsyncFd;
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use crate::daemon::sys;
 
@@ -21,23 +22,25 @@ const RECEIVE_BUFFER: usize = 16 * 1024;
 pub struct XfrmMonitor {
     socket: Socket,
     watch: AsyncFd<OwnedFd>,
+    /// The port of our own client.
+    own: u32,
 }
 
 impl XfrmMonitor {
-    /// Starts watching, in the current tokio runtime.
+    /// Starts watching, in the current tokio runtime. What the client with the port `own` does is no news.
     ///
     /// # Errors
     /// No socket.
-    pub fn open() -> io::Result<Self> {
+    pub fn open(own: u32) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_XFRM)?;
         // The groups go with `bind`: a membership added before it receives nothing.
         socket.bind(&SocketAddr::new(0, GROUPS))?;
         socket.set_non_blocking(true)?;
         let watch = sys::watch(socket.as_fd())?;
-        Ok(Self { socket, watch })
+        Ok(Self { socket, watch, own })
     }
 
-    /// Waits for a change. An overrun is one: what was lost may matter.
+    /// Waits for a change by others. An overrun is one: what was lost may matter.
     ///
     /// Cancel safe: what has arrived stays in the socket until it is noticed.
     ///
@@ -47,26 +50,45 @@ impl XfrmMonitor {
         loop {
             let mut guard = self.watch.readable().await?;
             guard.clear_ready();
-            if drain(&self.socket) {
+            if drain(&self.socket, self.own) {
                 return Ok(());
             }
         }
     }
 }
 
-/// Empties the socket; whether anything was in it.
-fn drain(socket: &Socket) -> bool {
+/// Empties the socket; whether anything was in it that we have not done ourselves.
+fn drain(socket: &Socket, own: u32) -> bool {
     let mut any = false;
-    let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
+    let mut buffer = Zeroizing::new(Vec::with_capacity(RECEIVE_BUFFER));
     loop {
         buffer.clear();
-        match socket.recv(&mut buffer, 0) {
-            Ok(_) => any = true,
+        match socket.recv(&mut *buffer, 0) {
+            Ok(_) => any |= !is_of(&buffer, own),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => any = true,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => break,
+            Err(_) => return any,
         }
     }
-    buffer.zeroize();
-    any
+}
+
+/// Whether a notification is about a change that was asked for by that port (`nlmsg_pid`). What cannot be told is not.
+fn is_of(notification: &[u8], own: u32) -> bool {
+    NetlinkBuffer::new_checked(notification).is_ok_and(|message| message.port_number() == own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_we_did_is_no_news() {
+        let mut notification = [0; 20];
+        notification[0] = 20;
+        notification[12..16].copy_from_slice(&77u32.to_ne_bytes());
+        assert!(is_of(&notification, 77) && !is_of(&notification, 78));
+        for length in 0..20 {
+            assert!(!is_of(&notification[..length], 77), "{length}");
+        }
+    }
 }
