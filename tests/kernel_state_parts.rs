@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
 use kagemusha::ipsec::{
-    AssociationKey, Encryption, Integrity, PolicyKey, SecretKey, SecurityAssociation, Selector, Transform,
+    AssociationKey, AssociationLifetime, Class, Encryption, Esp, Integrity, PolicyKey, SecretKey, SecurityAssociation,
+    Selector, Transform,
 };
 use kagemusha::kernel_state::{
-    Bindings, Change, Configuration, Desired, Guest, KernelState, Ownership, Site, Step, compile, diff,
+    Bindings, Change, Configuration, Desired, Guest, KernelState, Migration, Ownership, Site, Step, compile, diff,
 };
-use kagemusha::policy::{Protection, Role};
+use kagemusha::policy::{Protection, Reqids, Role};
 use kagemusha::vocabulary::{GuestId, Prefix};
 use proptest::prelude::*;
 
@@ -27,28 +28,45 @@ fn care_of(number: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0x3000, 0, 0, 0, 0, number)
 }
 
-fn guest(index: usize, protected: bool) -> Guest {
-    let (address, reqid) = (home_address(index), 2 * index as u32 + 1);
-    let sa = |source, destination, spi, reqid| SecurityAssociation {
-        key: AssociationKey { source, destination, protocol: 50, spi },
-        transform: Transform::EspTransport {
-            reqid,
-            encryption: (Encryption::AesCbc, SecretKey::new(vec![index as u8; 16])),
-            integrity: Some((Integrity::HmacSha256, SecretKey::new(vec![index as u8; 32]))),
-            replay_window: 32,
-        },
-    };
-    let associations =
-        vec![sa(address, home_agent(), 1000 + reqid, reqid), sa(home_agent(), address, 1001 + reqid, reqid + 1)];
-    let protection = match protected {
-        true => Protection::HomeRegistration { reqid_to_home_agent: reqid, reqid_to_guest: reqid + 1, associations },
-        false => Protection::None,
-    };
-    Guest { home_address: address, protection }
+/// What is protected of a guest, by a number.
+fn classes(kind: usize) -> &'static [Class] {
+    match kind {
+        0 => &[],
+        1 => &[Class::HomeRegistration],
+        2 => &[Class::HomeRegistration, Class::MobilePrefixDiscovery, Class::ReturnRoutability],
+        _ => &[Class::HomeRegistration, Class::TunnelPayload],
+    }
 }
 
-fn configuration(role: Role, protected: &[bool]) -> Configuration {
-    let guests = protected.iter().enumerate().map(|(index, protected)| guest(index, *protected)).collect();
+fn guest(index: usize, kind: usize) -> Guest {
+    let home_address = home_address(index);
+    let mut protection = Protection::NONE;
+    for (number, class) in classes(kind).iter().enumerate() {
+        let first = 100 * index as u32 + 2 * number as u32 + 1;
+        let reqids = Reqids { to_home_agent: first, to_guest: first + 1 };
+        protection.classes.insert(*class, reqids);
+        for (source, destination, reqid) in
+            [(home_address, home_agent(), first), (home_agent(), home_address, first + 1)]
+        {
+            protection.associations.push(SecurityAssociation {
+                key: AssociationKey { source, destination, protocol: 50, spi: 1000 + reqid },
+                transform: Transform::Esp(Esp {
+                    mode: class.mode(),
+                    reqid,
+                    encryption: (Encryption::AesCbc, SecretKey::new(vec![index as u8; 16])),
+                    integrity: Some((Integrity::HmacSha256, SecretKey::new(vec![index as u8; 32]))),
+                    replay_window: 32,
+                    extended_sequence_numbers: false,
+                    lifetime: AssociationLifetime::default(),
+                }),
+            });
+        }
+    }
+    Guest { home_address, protection }
+}
+
+fn configuration(role: Role, kinds: &[usize]) -> Configuration {
+    let guests = kinds.iter().enumerate().map(|(index, kind)| guest(index, *kind)).collect();
     Configuration { role, home_agent: home_agent(), guests }
 }
 
@@ -67,6 +85,11 @@ fn take(state: &mut KernelState, steps: &[Step]) {
                 state.associations.insert(one.key, one);
             }
             Step::RemoveAssociation(key) => drop(state.associations.remove(&key)),
+            Step::MoveAssociation { from, to } => {
+                state.associations.remove(&from);
+                state.associations.insert(to.key, to);
+            }
+            Step::Migrate(migration) => migrate(state, &migration),
             Step::AddLink(link) | Step::UpdateLink(link) => drop(state.links.insert(link.name.clone(), link)),
             Step::RemoveLink(name) => drop(state.links.remove(&name)),
             Step::SetAddress(address) => drop(state.addresses.insert(address.address, address)),
@@ -76,6 +99,23 @@ fn take(state: &mut KernelState, steps: &[Step]) {
             Step::AddRule(rule) => drop(state.rules.insert(rule)),
             Step::RemoveRule(rule) => drop(state.rules.remove(&rule)),
         }
+    }
+}
+
+/// The kernel gives the template other ends, and takes one SA along.
+fn migrate(state: &mut KernelState, migration: &Migration) {
+    let (source, destination) = migration.to;
+    if let Some(policy) = state.policies.get_mut(&migration.policy) {
+        policy.templates.iter_mut().for_each(|one| (one.source, one.destination) = (source, destination));
+    }
+    let serves = |sa: &&SecurityAssociation| {
+        sa.reqid() == Some(migration.reqid) && (sa.key.source, sa.key.destination) == migration.from
+    };
+    if let Some(key) = state.associations.values().find(serves).map(|sa| sa.key)
+        && let Some(mut sa) = state.associations.remove(&key)
+    {
+        sa.key = AssociationKey { source, destination, ..key };
+        state.associations.insert(sa.key, sa);
     }
 }
 
@@ -108,7 +148,7 @@ fn tamper(kernel: &mut KernelState, (policy, delete, index): (bool, bool, usize)
         let gone = kernel.associations.remove(&key);
         if let (false, Some(mut sa)) = (delete, gone) {
             match &mut sa.transform {
-                Transform::EspTransport { encryption, .. } => encryption.1 = SecretKey::new(vec![0xff; 16]),
+                Transform::Esp(esp) => esp.encryption.1 = SecretKey::new(vec![0xff; 16]),
                 Transform::RouteOptimization { care_of_address, .. } => *care_of_address = care_of(999),
             }
             kernel.associations.insert(key, sa);
@@ -134,12 +174,12 @@ proptest! {
     #[test]
     fn a_part_comes_to_the_same_as_the_whole(
         role in role(),
-        protected in prop::collection::vec(any::<bool>(), GUESTS),
+        kinds in prop::collection::vec(0..4usize, GUESTS),
         first in places(),
         moves in prop::collection::vec((places(), prop::collection::btree_set(0..GUESTS, 0..3), prop::option::of((any::<bool>(), any::<bool>(), any::<usize>()))), 1..6),
         tunnel6_loaded in any::<bool>(),
     ) {
-        let configuration = configuration(role, &protected);
+        let configuration = configuration(role, &kinds);
         let ownership = Ownership::of(&configuration);
         let site = Site { uplink: Some("eth0".to_owned()), tunnel6_loaded };
         let mut desired = Desired::new(configuration.clone(), bindings(&first), site.clone());
@@ -183,7 +223,7 @@ proptest! {
 /// An object under our name that is another's stays out of what counts as observed.
 #[test]
 fn a_policy_of_another_priority_is_not_ours() {
-    let configuration = configuration(Role::HomeAgent, &[true]);
+    let configuration = configuration(Role::HomeAgent, &[1]);
     let desired = Desired::new(configuration.clone(), Bindings::default(), Site::default());
     let ours = desired.state().policies.values().next().unwrap().clone();
     let mut alien = ours.clone();

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
 use kagemusha::ipsec::{
-    Action, AssociationKey, Direction, Encryption, Integrity, Mode, PolicyKey, SecretKey, SecurityAssociation,
-    SecurityPolicy, Selector, TemplateProtocol, Transform, UpperLayer,
+    Action, AssociationKey, AssociationLifetime, Class, Direction, Encryption, Esp, EspMode, Integrity, Mode,
+    PolicyKey, SecretKey, SecurityAssociation, SecurityPolicy, Selector, TemplateProtocol, Transform, UpperLayer,
 };
 use kagemusha::kernel_state::{
     Bindings, Configuration, FAILSAFE_PRIORITY, Guest, HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE, Link, LinkKind,
     PROTECTING_PRIORITY, Plan, ROUTE_PROTOCOL, Route, RouteKey, RouteKind, Rule, SINK_LINK, Site, Step, at_rest,
     compile, diff, owned,
 };
-use kagemusha::policy::{Protection, Role};
+use kagemusha::policy::{Protection, Reqids, Role};
 use kagemusha::vocabulary::{GuestId, Prefix};
 use proptest::prelude::*;
 
@@ -35,12 +35,15 @@ fn care_of(number: u16) -> Ipv6Addr {
 fn sa(source: Ipv6Addr, destination: Ipv6Addr, spi: u32, reqid: u32, key: u8) -> SecurityAssociation {
     SecurityAssociation {
         key: AssociationKey { source, destination, protocol: 50, spi },
-        transform: Transform::EspTransport {
+        transform: Transform::Esp(Esp {
+            mode: EspMode::Transport,
             reqid,
             encryption: (Encryption::AesCbc, SecretKey::new(vec![key; 16])),
             integrity: Some((Integrity::HmacSha256, SecretKey::new(vec![key; 32]))),
             replay_window: 0,
-        },
+            extended_sequence_numbers: false,
+            lifetime: AssociationLifetime::default(),
+        }),
     }
 }
 
@@ -54,9 +57,10 @@ fn configuration(role: Role, protected: &[bool], key: u8, spi: u32) -> Configura
             sa(home_agent(), address, spi + number + 1, to_guest, key),
         ];
         let protection = if *protected {
-            Protection::HomeRegistration { reqid_to_home_agent: to_home_agent, reqid_to_guest: to_guest, associations }
+            let classes = [(Class::HomeRegistration, Reqids { to_home_agent, to_guest })].into();
+            Protection { classes, associations }
         } else {
-            Protection::None
+            Protection::NONE
         };
         Guest { home_address: address, protection }
     };
@@ -116,6 +120,27 @@ fn take(state: &mut KernelState, step: &Step) {
         Step::RemoveAssociation(key) => {
             assert!(state.associations.remove(key).is_some() || state.foreign_associations.remove(key), "{step}");
         }
+        Step::Migrate(m) => {
+            let policy = state.policies.get_mut(&m.policy).unwrap_or_else(|| panic!("ENOENT: {step}"));
+            let [template] = &mut policy.templates[..] else { panic!("ENODATA: {step}") };
+            assert_eq!(
+                (template.source, template.destination, template.reqid),
+                (m.from.0, m.from.1, m.reqid),
+                "{step}"
+            );
+            (template.source, template.destination) = m.to;
+            let ends = |key: &AssociationKey| (key.source, key.destination);
+            let served = |a: &&SecurityAssociation| (ends(&a.key), a.reqid()) == (m.from, Some(m.reqid));
+            if let Some(mut a) = state.associations.values().find(served).cloned() {
+                state.associations.remove(&a.key);
+                (a.key.source, a.key.destination) = m.to;
+                state.associations.insert(a.key, a);
+            }
+        }
+        Step::MoveAssociation { from, to } => {
+            assert!(state.associations.remove(from).is_some(), "ESRCH: {step}");
+            assert!(state.associations.insert(to.key, to.clone()).is_none(), "EEXIST: {step}");
+        }
         Step::AddLink(l) => assert!(state.links.insert(l.name.clone(), l.clone()).is_none(), "EEXIST: {step}"),
         Step::UpdateLink(l) => assert!(state.links.insert(l.name.clone(), l.clone()).is_some(), "ENODEV: {step}"),
         Step::RemoveLink(name) => {
@@ -134,7 +159,8 @@ fn take(state: &mut KernelState, step: &Step) {
             state.routes.remove(&automatic_route(*address).key);
         }
         Step::AddRoute(r) => {
-            let there = state.links.contains_key(&r.key.device) || ["lo", "kage-ha"].contains(&&*r.key.device);
+            let there =
+                state.links.contains_key(&r.key.device) || ["lo", "kage-ha", "kage-esp"].contains(&&*r.key.device);
             assert!(there, "ENODEV: {step}");
             assert!(state.routes.insert(r.key.clone(), r.clone()).is_none(), "EEXIST: {step}");
         }
@@ -194,7 +220,7 @@ fn fate(state: &KernelState, direction: Direction, source: Ipv6Addr, destination
 
 /// The protected messages of a configuration: `(direction, source, destination, type)`.
 fn protected_messages(configuration: &Configuration) -> Vec<(Direction, Ipv6Addr, Ipv6Addr, u8)> {
-    let protected = configuration.guests.iter().filter(|g| g.protection != Protection::None);
+    let protected = configuration.guests.iter().filter(|g| !g.protection.is_none());
     let (to_home_agent, to_guest) = match configuration.role {
         Role::MobileNode => (Direction::Out, Direction::In),
         Role::HomeAgent => (Direction::In, Direction::Out),

@@ -10,7 +10,7 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kagemusha::ipsec::{Encryption, Integrity, SecretKey, Transform};
+use kagemusha::ipsec::{Encryption, Esp, Integrity, SecretKey, Transform};
 use kagemusha::policy::{
     self, KeyError, KeySource, Policy, Port, Protection, Report, Role, RouterPolicy, UplinkPolicy, parse_key_text,
 };
@@ -175,7 +175,7 @@ fn both_sides_have_the_same_security_associations() {
     assert_eq!((there.key.source, there.key.destination, there.key.protocol, there.key.spi), (home, agent, 50, 0x3e8));
     assert_eq!((back.key.source, back.key.destination, back.key.protocol, back.key.spi), (agent, home, 50, 0x3e9));
     let parts = |transform: &Transform| match transform.clone() {
-        Transform::EspTransport { reqid, encryption, integrity, replay_window } => {
+        Transform::Esp(Esp { reqid, encryption, integrity, replay_window, .. }) => {
             assert_eq!(encryption.0, Encryption::AesCbc);
             assert_eq!(integrity.as_ref().unwrap().0, Integrity::HmacSha256);
             (reqid, replay_window, encryption.1, integrity.unwrap().1)
@@ -237,7 +237,7 @@ fn every_field_arrives() {
     assert_eq!(spis, [0x3e8, 0x3ea, 0x3e9]);
 
     let policy = load("tests/policies/good/many-guests.toml");
-    assert_eq!(policy.guests[2].protection, Protection::None);
+    assert_eq!(policy.guests[2].protection, Protection::NONE);
 }
 
 #[test]
@@ -274,9 +274,7 @@ fn no_key_in_debug() {
         let policy = load(&file);
         let shown = format!("{policy:?} {policy:#?}").to_lowercase();
         for association in policy.guests.iter().flat_map(|guest| guest.protection.associations()) {
-            let Transform::EspTransport { encryption, integrity, .. } = &association.transform else {
-                panic!("{file}")
-            };
+            let Transform::Esp(Esp { encryption, integrity, .. }) = &association.transform else { panic!("{file}") };
             for key in [Some(&encryption.1), integrity.as_ref().map(|(_, key)| key)].into_iter().flatten() {
                 for four in key.expose().windows(4) {
                     let hexadecimal: String = four.iter().map(|octet| format!("{octet:02x}")).collect();

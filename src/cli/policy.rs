@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use crate::daemon::EXIT_BAD_INPUT;
 use crate::daemon::keys::{self, Keygen, PolicyFileError};
-use crate::ipsec::{SecurityAssociation, Transform};
+use crate::ipsec::{SecurityAssociation, Toward, UpperLayer};
 use crate::policy::exchange::fingerprint;
-use crate::policy::{self, GuestPolicy, Policy, Protection, Role};
+use crate::policy::{self, GuestPolicy, Policy, Role};
 
 /// Commands on policy files.
 #[derive(Debug, clap::Subcommand)]
@@ -248,39 +248,78 @@ fn show_guest(text: &mut String, policy: &Policy, guest: &GuestPolicy) {
         let _ = writeln!(text, "  lifetime      {} s", guest.lifetime.as_secs());
         let _ = writeln!(text, "  router        {} at {}{autonomous}", router.link_local, router.mac);
     }
-    let (home, agent) = (guest.home_address, policy.home_agent.address);
-    match &guest.protection {
-        Protection::None => text.push_str("  protection    NONE: binding updates go in the clear\n"),
-        Protection::HomeRegistration { reqid_to_home_agent, reqid_to_guest, associations } => {
-            text.push_str("  security policies\n");
-            let mut line = |packets: &str, from, to, action: &str| {
-                let _ = writeln!(text, "    {packets:<38} {from} -> {to}  {action}");
+    if guest.protection.is_none() {
+        text.push_str("  protection    NONE: binding updates go in the clear\n");
+        return;
+    }
+    text.push_str("  security policies\n");
+    for (class, reqids) in &guest.protection.classes {
+        let (home, agent) = (guest.home_address.to_string(), policy.home_agent.address.to_string());
+        for toward in Toward::BOTH {
+            let agent = if class.is_tunnel() { "any".to_owned() } else { agent.clone() };
+            let (from, to) = match toward {
+                Toward::HomeAgent => (home.clone(), agent),
+                Toward::Guest => (agent, home.clone()),
             };
-            let protect = |reqid: &u32| format!("ESP transport, reqid {reqid}");
-            line("binding update (MH type 5)", home, agent, &protect(reqid_to_home_agent));
-            line("binding acknowledgement (MH type 6)", agent, home, &protect(reqid_to_guest));
-            text.push_str("    other mobility headers of this home address: discarded\n");
-            text.push_str("  security associations\n");
-            for association in associations {
-                show_association(text, association);
-            }
+            let packets = packets(class.upper_layer(toward));
+            let (mode, reqid) = (class.mode().name(), reqids.toward(toward));
+            let _ = writeln!(text, "    {packets:<38} {from} -> {to}  ESP {mode}, reqid {reqid}");
         }
+    }
+    text.push_str("    other mobility headers of this home address: discarded\n");
+    text.push_str("  security associations\n");
+    let several = guest.protection.classes.len() > 1;
+    let mut last = None;
+    for association in guest.protection.associations() {
+        let class = association.reqid().and_then(|reqid| guest.protection.serves(reqid)).map(|(class, _)| class);
+        if let Some(class) = class.filter(|_| several && class != last) {
+            let _ = writeln!(text, "   {class}");
+        }
+        last = class;
+        show_association(text, association);
+    }
+}
+
+/// Protocol and type of packets, in words.
+fn packets(upper_layer: UpperLayer) -> String {
+    match upper_layer {
+        UpperLayer::Any => "all packets".to_owned(),
+        UpperLayer::Protocol(135) => "mobility headers".to_owned(),
+        UpperLayer::Protocol(58) => "ICMPv6".to_owned(),
+        UpperLayer::Protocol(number) => format!("protocol {number}"),
+        UpperLayer::MobilityHeader(kind) => {
+            let name = match kind {
+                1 => "home test init",
+                3 => "home test",
+                5 => "binding update",
+                6 => "binding acknowledgement",
+                _ => "mobility header",
+            };
+            format!("{name} (MH type {kind})")
+        }
+        UpperLayer::Icmpv6(146) => "prefix solicitation (ICMPv6 type 146)".to_owned(),
+        UpperLayer::Icmpv6(147) => "prefix advertisement (ICMPv6 type 147)".to_owned(),
+        UpperLayer::Icmpv6(kind) => format!("ICMPv6 type {kind}"),
     }
 }
 
 fn show_association(text: &mut String, association: &SecurityAssociation) {
     let key = association.key;
-    if let Transform::EspTransport { reqid, encryption, integrity, replay_window } = &association.transform {
-        let _ = writeln!(
-            text,
-            "    SPI {:#010x}  {} -> {}  reqid {reqid}  replay window {replay_window}",
-            key.spi, key.source, key.destination
-        );
-        let (algorithm, secret) = encryption;
-        let _ = writeln!(text, "      encryption  {:<16} key {}", algorithm.name(), fingerprint(secret));
-        if let Some((algorithm, secret)) = integrity {
-            let _ = writeln!(text, "      integrity   {:<16} key {}", algorithm.name(), fingerprint(secret));
-        }
+    let Some(esp) = association.transform.esp() else { return };
+    let (reqid, window) = (esp.reqid, esp.replay_window);
+    let extended = if esp.extended_sequence_numbers { "  extended sequence numbers" } else { "" };
+    let _ = writeln!(
+        text,
+        "    SPI {:#010x}  {} -> {}  reqid {reqid}  replay window {window}{extended}",
+        key.spi, key.source, key.destination
+    );
+    let (algorithm, secret) = &esp.encryption;
+    let _ = writeln!(text, "      encryption  {:<16} key {}", algorithm.name(), fingerprint(secret));
+    if let Some((algorithm, secret)) = &esp.integrity {
+        let _ = writeln!(text, "      integrity   {:<16} key {}", algorithm.name(), fingerprint(secret));
+    }
+    if !esp.lifetime.is_unlimited() {
+        let _ = writeln!(text, "      lifetime    {}", policy::exchange::lifetime_words(&esp.lifetime));
     }
 }
 

@@ -10,7 +10,7 @@ use super::netlink::monitor::Ports;
 use super::netlink::xfrm::Change;
 use super::netlink::{Refusal, route, xfrm};
 use crate::ipsec::{AssociationKey, ReplayState};
-use crate::kernel_state::{self, Bindings, Configuration, Desired, KernelState, Ownership, Site, Step, diff};
+use crate::kernel_state::{self, Bindings, Configuration, Desired, KernelState, Ownership, Site, Step, Tunnels, diff};
 use crate::vocabulary::GuestId;
 
 /// Changes by others between our look and our step are answered by another round.
@@ -83,6 +83,7 @@ pub struct Reconciler {
     route: route::Client,
     /// Where the sequence numbers of SAs that are made have to go on.
     starts: BTreeMap<AssociationKey, ReplayState>,
+    tunnels: Tunnels,
     /// What is in force, as it was read back, for all guests but the unsettled ones.
     in_force: Option<Desired>,
     unsettled: BTreeSet<GuestId>,
@@ -96,15 +97,16 @@ impl Reconciler {
     pub fn new(configuration: Configuration) -> Result<Self, Error> {
         let xfrm = xfrm::Client::open().map_err(Error::OpenXfrm)?;
         let route = route::Client::open().map_err(Error::OpenRoute)?;
-        let ownership = Ownership::of(&configuration);
+        let (ownership, tunnels) = (Ownership::of(&configuration), Tunnels::new(&configuration));
         let (starts, in_force, unsettled) = Default::default();
-        Ok(Self { configuration, ownership, xfrm, route, starts, in_force, unsettled })
+        Ok(Self { configuration, ownership, xfrm, route, starts, tunnels, in_force, unsettled })
     }
 
     /// Goes on with another configuration. What only the one before owned has to be gone: apply what is wanted by the new one to the union of
     /// both first, or take it down.
     pub fn set_configuration(&mut self, configuration: Configuration) {
         self.ownership = Ownership::of(&configuration);
+        self.tunnels = Tunnels::new(&configuration);
         self.configuration = configuration;
         self.forget();
     }
@@ -114,12 +116,13 @@ impl Reconciler {
         self.starts = starts;
     }
 
-    /// Where the sequence numbers of the kernel's ESP SAs stand.
+    /// Where the sequence numbers of the kernel's ESP SAs stand, by the names of the policy file.
     ///
     /// # Errors
     /// The table cannot be read.
     pub fn replay_states(&mut self) -> Result<BTreeMap<AssociationKey, ReplayState>, Error> {
-        self.xfrm.replay_states().map_err(Error::ObserveXfrm)
+        let states = self.xfrm.replay_states().map_err(Error::ObserveXfrm)?;
+        Ok(states.into_iter().map(|(key, state)| (self.tunnels.name_at_rest(&key), state)).collect())
     }
 
     /// The route client, for finding the uplink.
@@ -298,6 +301,12 @@ impl Reconciler {
                     changes.extend([Change::RemoveAssociation(&sa.key), again]);
                 }
                 Step::RemoveAssociation(key) => changes.push(Change::RemoveAssociation(key)),
+                Step::Migrate(migration) => changes.push(Change::Migrate(migration)),
+                Step::MoveAssociation { from, to } => {
+                    // Alone, so that nothing comes between looking and moving.
+                    let replay = self.xfrm.replay_state(from).map_err(|error| unanswered(step, &error))?;
+                    changes.extend([Change::RemoveAssociation(from), Change::AddAssociation(to, replay)]);
+                }
                 _ => {}
             }
             ends.push(changes.len());
@@ -305,10 +314,7 @@ impl Reconciler {
         let refusals = match self.xfrm.change(&changes) {
             Ok(refusals) => refusals,
             // Which of them were taken is not known; the first stands for all.
-            Err(error) => {
-                let step = steps.first().map(Step::to_string).unwrap_or_default();
-                return Err(Error::Step { step, reason: error.to_string(), hint: None, answered: false });
-            }
+            Err(error) => return steps.first().map_or(Ok(vec![]), |step| Err(unanswered(step, &error))),
         };
         let mut results = Vec::with_capacity(steps.len());
         let mut begin = 0;
@@ -336,7 +342,7 @@ impl Reconciler {
     }
 
     fn start(&self, key: &AssociationKey) -> ReplayState {
-        self.starts.get(key).copied().unwrap_or_default()
+        self.starts.get(&self.tunnels.name_at_rest(key)).copied().unwrap_or_default()
     }
 
     /// Changes links, addresses, routes and rules.
@@ -357,7 +363,9 @@ impl Reconciler {
             | Step::AddAssociation(_)
             | Step::UpdateAssociation(_)
             | Step::ReplaceAssociation(_)
-            | Step::RemoveAssociation(_) => Ok(()),
+            | Step::RemoveAssociation(_)
+            | Step::Migrate(_)
+            | Step::MoveAssociation { .. } => Ok(()),
         };
         result.map_err(|error| Error::Step {
             step: step.to_string(),
@@ -366,6 +374,10 @@ impl Reconciler {
             answered: !matches!(error, route::Error::Late | route::Error::Open(_)),
         })
     }
+}
+
+fn unanswered(step: &Step, error: &xfrm::Error) -> Error {
+    Error::Step { step: step.to_string(), reason: error.to_string(), hint: None, answered: false }
 }
 
 fn is_ipsec(step: Option<&Step>) -> bool {
@@ -379,6 +391,8 @@ fn is_ipsec(step: Option<&Step>) -> bool {
                 | Step::UpdateAssociation(_)
                 | Step::ReplaceAssociation(_)
                 | Step::RemoveAssociation(_)
+                | Step::Migrate(_)
+                | Step::MoveAssociation { .. }
         )
     )
 }
@@ -387,7 +401,9 @@ fn is_ipsec(step: Option<&Step>) -> bool {
 /// which the order does not matter.
 fn together(one: &Step, next: &Step) -> bool {
     let unordered = matches!(one, Step::AddRoute(_) | Step::RemoveRoute(_) | Step::AddRule(_) | Step::RemoveRule(_));
-    is_ipsec(Some(one)) && is_ipsec(Some(next)) || unordered && discriminant(one) == discriminant(next)
+    let alone = |step| matches!(step, &Step::MoveAssociation { .. });
+    let ipsec = is_ipsec(Some(one)) && is_ipsec(Some(next)) && !alone(one) && !alone(next);
+    ipsec || unordered && discriminant(one) == discriminant(next)
 }
 
 fn xfrm_hint(step: &Step, refusal: &Refusal, holder: Option<String>) -> Option<String> {
@@ -398,6 +414,9 @@ fn xfrm_hint(step: &Step, refusal: &Refusal, holder: Option<String>) -> Option<S
     match (refusal.errno, step) {
         (libc::EPERM, _) => Some("CAP_NET_ADMIN is needed".to_owned()),
         (libc::EEXIST, Step::AddPolicy(_)) => Some(program("a policy with this selector", "policy")),
+        (libc::ENOPROTOOPT, Step::Migrate(_)) => {
+            Some("the kernel cannot move tunnels (CONFIG_XFRM_MIGRATE): run `kagemusha check`".to_owned())
+        }
         (libc::EEXIST, _) => Some(program("an SA with this destination and SPI", "state")),
         (libc::ENOENT | libc::ENOSYS | libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT, _) => Some(
             "the kernel lacks a protocol or an algorithm (`modprobe -a esp6 mip6`): run `kagemusha check`".to_owned(),

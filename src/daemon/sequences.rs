@@ -5,17 +5,17 @@
 //! has reached: it is raised ahead of use, in steps of [`RESERVE`], and set to what was really used when the daemon leaves in good order.
 //! For an inbound SA it holds the highest number seen when the daemon left, so that what was received before stays a replay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
 use super::store::{self, Record, Store};
-use crate::ipsec::{AssociationKey, ReplayState};
+use crate::ipsec::{AssociationKey, ReplayState, SecurityAssociation};
 use crate::policy::{Policy, Role};
 use crate::vocabulary::SequenceNumber;
 
 /// How far ahead of use outbound numbers are reserved. A signaling SA carries a packet every few minutes; a crash of the machine costs
 /// this much of the 2^32 numbers of a key.
-pub const RESERVE: u32 = 1 << 16;
+pub const RESERVE: u64 = 1 << 16;
 
 /// Why sequence numbers cannot be given.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum Error {
     /// The store.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The 2^32 sequence numbers of a key are used up (RFC 4303 §3.3.3).
+    /// The 2^32 (extended: 2^64) sequence numbers of a key are used up (RFC 4303 §3.3.3).
     #[error("the sequence numbers of SA {spi} of {home_address} are used up: give both sides a new SPI and new keys")]
     UsedUp {
         /// Whose SA.
@@ -40,11 +40,13 @@ pub struct Ledger {
     records: BTreeMap<Ipv6Addr, Record>,
     /// The ESP SAs of the policy with their home address.
     associations: Vec<(Ipv6Addr, AssociationKey)>,
+    /// Those with 64-bit numbers.
+    extended: BTreeSet<AssociationKey>,
     /// Our own address in outbound SAs is the home address (mobile node) or this one (home agent).
     home_agent: Ipv6Addr,
     role: Role,
     /// What was in the store for an outbound SA before it was reserved at the start.
-    reserved_at_start: BTreeMap<AssociationKey, Option<u32>>,
+    reserved_at_start: BTreeMap<AssociationKey, Option<u64>>,
 }
 
 impl Ledger {
@@ -55,12 +57,15 @@ impl Ledger {
     pub fn open(store: Store, policy: &Policy) -> Result<Self, Error> {
         let mut records = BTreeMap::new();
         let mut associations = Vec::new();
+        let mut extended = BTreeSet::new();
         for guest in &policy.guests {
             records.insert(guest.home_address, store.load(guest.home_address)?);
             associations.extend(guest.protection.associations().iter().map(|sa| (guest.home_address, sa.key)));
+            let long = |sa: &&SecurityAssociation| sa.transform.esp().is_some_and(|esp| esp.extended_sequence_numbers);
+            extended.extend(guest.protection.associations().iter().filter(long).map(|sa| sa.key));
         }
         let (home_agent, role) = (policy.home_agent.address, policy.role);
-        Ok(Self { store, records, associations, home_agent, role, reserved_at_start: BTreeMap::new() })
+        Ok(Self { store, records, associations, extended, home_agent, role, reserved_at_start: BTreeMap::new() })
     }
 
     /// The last sequence number of a binding update for this home address.
@@ -86,7 +91,7 @@ impl Ledger {
     pub fn starts(&self) -> BTreeMap<AssociationKey, ReplayState> {
         let start = |(home_address, key): &(Ipv6Addr, AssociationKey)| {
             let record = self.records.get(home_address)?;
-            let stored = |numbers: &BTreeMap<String, u32>| numbers.get(&name(key)).copied().unwrap_or(0);
+            let stored = |numbers: &BTreeMap<String, u64>| numbers.get(&name(key)).copied().unwrap_or(0);
             let state = if self.is_outbound(key) {
                 ReplayState { output: stored(&record.output_sequence), input: 0 }
             } else {
@@ -114,7 +119,9 @@ impl Ledger {
             if !starting && reserved.unwrap_or(0).saturating_sub(used) > RESERVE / 2 {
                 continue;
             }
-            let kept = match reserved.unwrap_or(0).max(used).checked_add(RESERVE) {
+            let last = if self.extended.contains(&key) { u64::MAX } else { u32::MAX.into() };
+            let next = reserved.unwrap_or(0).max(used).checked_add(RESERVE);
+            let kept = match next.filter(|next| *next <= last) {
                 Some(next) => self.keep_output(home_address, key, Some(next)),
                 None => Err(Error::UsedUp { home_address, spi: name(&key) }),
             };
@@ -144,7 +151,7 @@ impl Ledger {
     }
 
     /// Writes the number of an outbound SA; when that fails, the one before is still what this ledger goes by.
-    fn keep_output(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: Option<u32>) -> Result<(), Error> {
+    fn keep_output(&mut self, home_address: Ipv6Addr, key: AssociationKey, number: Option<u64>) -> Result<(), Error> {
         let record = self.records.entry(home_address).or_default();
         let mut changed = record.clone();
         let _ = match number {
@@ -214,11 +221,11 @@ mod tests {
         Ledger::open(Store::open(directory).unwrap(), &policy.unwrap()).unwrap()
     }
 
-    fn output(ledger: &Ledger) -> u32 {
+    fn output(ledger: &Ledger) -> u64 {
         ledger.starts().values().map(|state| state.output).max().unwrap()
     }
 
-    fn observed(ledger: &Ledger, output: u32, input: u32) -> BTreeMap<AssociationKey, ReplayState> {
+    fn observed(ledger: &Ledger, output: u64, input: u64) -> BTreeMap<AssociationKey, ReplayState> {
         ledger.starts().keys().map(|key| (*key, ReplayState { output, input })).collect()
     }
 
@@ -256,7 +263,7 @@ mod tests {
     fn a_key_that_is_used_up_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let mut ledger = ledger(directory.path(), Role::MobileNode);
-        let now = observed(&ledger, u32::MAX - 5, 0);
+        let now = observed(&ledger, u64::from(u32::MAX) - 5, 0);
         assert!(matches!(ledger.reserve(&now, true), Err(Error::UsedUp { .. })));
     }
 

@@ -44,9 +44,9 @@ pub struct Record {
     /// The last binding update sequence number used.
     pub last_sequence: u16,
     /// For each outbound SPI (as hexadecimal text) an ESP sequence number that no packet has gone beyond.
-    pub output_sequence: BTreeMap<String, u32>,
+    pub output_sequence: BTreeMap<String, u64>,
     /// For each inbound SPI the highest ESP sequence number received when the daemon last left.
-    pub input_sequence: BTreeMap<String, u32>,
+    pub input_sequence: BTreeMap<String, u64>,
 }
 
 /// A directory of records.

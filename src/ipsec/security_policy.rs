@@ -35,11 +35,41 @@ pub enum TemplateProtocol {
     Type2RoutingHeader,
 }
 
+/// The modes of ESP (RFC 4301 §3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EspMode {
+    /// Protects what the packet carries.
+    Transport,
+    /// Protects the whole packet in another one.
+    Tunnel,
+}
+
+impl EspMode {
+    /// The name in policy files, and to `ip` and `setkey`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transport => "transport",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
+impl From<EspMode> for Mode {
+    fn from(mode: EspMode) -> Self {
+        match mode {
+            EspMode::Transport => Self::Transport,
+            EspMode::Tunnel => Self::Tunnel,
+        }
+    }
+}
+
 /// XFRM mode of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// ESP transport mode.
     Transport,
+    /// ESP tunnel mode; the addresses of the template are the ends of the tunnel.
+    Tunnel,
     /// Route optimization (`ro`), the mode of the Mobile IPv6 headers.
     RouteOptimization,
 }

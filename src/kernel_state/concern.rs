@@ -13,6 +13,17 @@ impl Step {
         self.hosts().any(|host| host == home_address)
     }
 
+    /// The name of the association that the step is about.
+    pub(super) fn association(&self) -> Option<&AssociationKey> {
+        match self {
+            Self::AddAssociation(wanted) | Self::UpdateAssociation(wanted) | Self::ReplaceAssociation(wanted) => {
+                Some(&wanted.key)
+            }
+            Self::RemoveAssociation(key) | Self::MoveAssociation { from: key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
     /// The single addresses that the name of the object holds: home addresses, and others such as the home agent's.
     pub(super) fn hosts(&self) -> impl Iterator<Item = Ipv6Addr> {
         let hosts = |prefixes: [Prefix; 2]| prefixes.map(|prefix| (prefix.length() == 128).then(|| prefix.address()));
@@ -25,6 +36,13 @@ impl Step {
                 association(&wanted.key)
             }
             Self::RemoveAssociation(key) => association(key),
+            Self::Migrate(migration) => policy(&migration.policy),
+            Self::MoveAssociation { from, to } => {
+                // The home agent's end stays; the other one is at the guest, or at a care-of address.
+                let moved = |before, after| (before != after).then_some([Some(before), Some(after)]);
+                let source = moved(from.source, to.key.source);
+                source.or_else(|| moved(from.destination, to.key.destination)).unwrap_or_default()
+            }
             Self::AddLink(_) | Self::UpdateLink(_) | Self::RemoveLink(_) => [None, None],
             Self::SetAddress(address) => [Some(address.address), None],
             Self::RemoveAddress(address) => [Some(*address), None],
@@ -47,7 +65,7 @@ mod tests {
     fn the_steps_of_two_guests_are_told_apart() {
         let [first, second]: [Ipv6Addr; 2] = ["2001:db8::10", "2001:db8::11"].map(|text| text.parse().unwrap());
         for role in [Role::MobileNode, Role::HomeAgent] {
-            let guests = [first, second].map(|home_address| Guest { home_address, protection: Protection::None });
+            let guests = [first, second].map(|home_address| Guest { home_address, protection: Protection::NONE });
             let configuration =
                 Configuration { role, home_agent: "2001:db8::1".parse().unwrap(), guests: guests.to_vec() };
             let care_of: Ipv6Addr = "2001:db8:3000::3".parse().unwrap();

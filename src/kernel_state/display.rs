@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::object::{LinkKind, Route, RouteKey, RouteKind, Rule};
-use super::plan::Step;
+use super::plan::{Migration, Step};
 use super::{FAILSAFE_PRIORITY, protocol};
 use crate::ipsec::{
-    Action, AssociationKey, Direction, Level, PolicyKey, SecurityAssociation, SecurityPolicy, Selector,
+    Action, AssociationKey, Direction, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Selector,
     TemplateProtocol, Transform, UpperLayer,
 };
 
@@ -20,6 +20,10 @@ impl fmt::Display for Step {
             Self::UpdateAssociation(sa) => write!(f, "update {}", Association(sa)),
             Self::ReplaceAssociation(sa) => write!(f, "replace {}", Association(sa)),
             Self::RemoveAssociation(key) => write!(f, "remove {}", AssociationName(key)),
+            Self::Migrate(Migration { policy, from, to, .. }) => {
+                write!(f, "migrate {} from {} → {} to {} → {}", PolicyName(policy), from.0, from.1, to.0, to.1)
+            }
+            Self::MoveAssociation { from, to } => write!(f, "move {} to {}", AssociationName(from), Association(to)),
             Self::AddLink(link) => write!(f, "add link {} ({})", link.name, Kind(&link.kind)),
             Self::UpdateLink(link) => write!(f, "update link {} ({})", link.name, Kind(&link.kind)),
             Self::RemoveLink(name) => write!(f, "remove link {name}"),
@@ -51,6 +55,9 @@ impl fmt::Display for Policy<'_> {
         for (index, template) in self.0.templates.iter().enumerate() {
             f.write_str(if index == 0 { "" } else { ", then " })?;
             match template.protocol {
+                TemplateProtocol::Esp if template.mode == Mode::Tunnel => {
+                    write!(f, "ESP tunnel {} → {} reqid {}", template.source, template.destination, template.reqid)?;
+                }
                 TemplateProtocol::Esp => write!(f, "ESP reqid {}", template.reqid)?,
                 TemplateProtocol::HomeAddressOption => f.write_str("Home Address option")?,
                 TemplateProtocol::Type2RoutingHeader => f.write_str("type 2 routing header")?,
@@ -92,7 +99,7 @@ impl fmt::Display for Association<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         AssociationName(&self.0.key).fmt(f)?;
         match &self.0.transform {
-            Transform::EspTransport { reqid, .. } => write!(f, " reqid {reqid}"),
+            Transform::Esp(esp) => write!(f, " {} reqid {}", esp.mode.name(), esp.reqid),
             Transform::RouteOptimization { wildcard: true, .. } => f.write_str(" for any care-of address"),
             Transform::RouteOptimization { care_of_address, .. } => write!(f, " care-of address {care_of_address}"),
         }

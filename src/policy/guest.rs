@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::resolve::Resolver;
 use super::schema;
 use super::value;
-use super::{Attachment, GuestPolicy, Port, Protection, Role, RouterPolicy};
+use super::{Attachment, GuestPolicy, Port, Role, RouterPolicy};
 
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(600);
 
@@ -167,81 +167,5 @@ impl Resolver<'_> {
             mac: mac?.unwrap_or(RouterPolicy::DEFAULT_MAC),
             autonomous,
         })
-    }
-
-    fn protection(
-        &mut self,
-        span: &Range<usize>,
-        fields: &schema::Guest,
-        path: &str,
-        home_address: Option<Ipv6Addr>,
-    ) -> Option<Protection> {
-        let key = format!("{path}.protect");
-        let first_association = fields.security_association.first().map(Spanned::span);
-        let help = "add [guest.protect.home-registration] and two [[guest.security_association]]; say protect = \"none\" if you \
-                    mean that binding updates go in the clear";
-        let Some(protect) = &fields.protect else {
-            let (span, message) = match first_association {
-                None => (span.clone(), "nothing is said about the protection of this guest"),
-                Some(span) => (span, "there are security associations, but no class of traffic to protect with them"),
-            };
-            let diagnostic = self.at(span, &key, message);
-            self.error(diagnostic.help(help));
-            return None;
-        };
-        let classes = match protect.get_ref() {
-            schema::Protect::Classes(classes) => classes,
-            schema::Protect::Word(word) if word == "none" => {
-                if let Some(first) = first_association {
-                    let diagnostic =
-                        self.at(protect.span(), &key, "protection is none, yet there are security associations");
-                    let help = "take the [[guest.security_association]] out, or protect = \"none\"";
-                    self.error(diagnostic.related(first, "this one").help(help));
-                    return None;
-                }
-                let message = "binding updates of this guest go in the clear: whoever can send packets to the home agent \
-                               can take its traffic";
-                let diagnostic = self.at(protect.span(), &key, message);
-                self.warn(
-                    diagnostic.help("protect it with [guest.protect.home-registration]; policies/ha.toml shows how"),
-                );
-                return Some(Protection::None);
-            }
-            schema::Protect::Word(word) => {
-                let message = format!("expected \"none\" or a table of protection classes, got {word:?}");
-                let diagnostic = self.at(protect.span(), &key, message);
-                self.error(diagnostic.help(help));
-                return None;
-            }
-        };
-        let Some(class) = &classes.home_registration else {
-            let diagnostic = self.at(protect.span(), &key, "no class of traffic is named");
-            self.error(diagnostic.help(help));
-            return None;
-        };
-        let reqid = self.reqid(class, &format!("{key}.home-registration.reqid"));
-        let associations = self.associations(span, fields, path, (home_address, reqid));
-        let (reqid_to_home_agent, reqid_to_guest) = reqid?;
-        Some(Protection::HomeRegistration { reqid_to_home_agent, reqid_to_guest, associations: associations? })
-    }
-
-    /// The reqids, to the home agent and to the guest.
-    fn reqid(&mut self, class: &Spanned<schema::HomeRegistration>, key: &str) -> Option<(u32, u32)> {
-        let example = "{ to_home_agent = 1, to_guest = 2 }";
-        let table = self.required(&class.get_ref().reqid, &class.span(), key, example)?;
-        let fields = table.get_ref();
-        let to_home_agent = self.required(&fields.to_home_agent, &table.span(), &format!("{key}.to_home_agent"), "1");
-        let to_guest = self.required(&fields.to_guest, &table.span(), &format!("{key}.to_guest"), "2");
-        let first =
-            to_home_agent.and_then(|field| self.judged(field, &format!("{key}.to_home_agent"), |n| value::reqid(*n)));
-        let second = to_guest.and_then(|field| self.judged(field, &format!("{key}.to_guest"), |n| value::reqid(*n)));
-        let (first, second) = (first?, second?);
-        if first == second {
-            let diagnostic = self.at(table.span(), key, format!("both directions have the reqid {first}"));
-            let help = format!("give the directions two reqids, such as {example}, the same as on the home agent");
-            self.error(diagnostic.help(help));
-            return None;
-        }
-        Some((first, second))
     }
 }

@@ -12,7 +12,9 @@ pub mod exchange;
 mod guest;
 mod keying;
 mod keys;
+mod lifetime;
 mod model;
+mod protection;
 mod redact;
 mod report;
 mod resolve;
@@ -24,7 +26,8 @@ use std::sync::Arc;
 
 pub use keys::{KeyError, KeyFile, KeyPaths, KeySource, KeyTextError, key_text, parse_key_text};
 pub use model::{
-    Attachment, GuestPolicy, HomeAgentPolicy, Policy, Port, Protection, Role, RouterPolicy, UplinkPolicy, Warning,
+    Attachment, GuestPolicy, HomeAgentPolicy, Policy, Port, Protection, Reqids, Role, RouterPolicy, UplinkPolicy,
+    Warning,
 };
 pub use report::{Diagnostic, Report};
 

@@ -1,10 +1,11 @@
 //! The policy as the rest of the house sees it: resolved, validated, keys read.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use crate::ipsec::SecurityAssociation;
+use crate::ipsec::{Class, SecurityAssociation, Toward};
 use crate::vocabulary::{MacAddress, Prefix};
 
 /// The side of the registration a policy file is for.
@@ -77,7 +78,7 @@ pub struct GuestPolicy {
     pub home_address: Ipv6Addr,
     /// Lifetime asked for in binding updates; 4 s to 262140 s, a multiple of 4 s.
     pub lifetime: Duration,
-    /// How its signaling is protected.
+    /// What of its traffic is protected, and how.
     pub protection: Protection,
     /// Where the guest is on this host. Always there in the mobile-node role, never in the home-agent role.
     pub attachment: Option<Attachment>,
@@ -146,30 +147,67 @@ impl Default for RouterPolicy {
     }
 }
 
-/// How the signaling of a guest is protected.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Protection {
-    /// Not at all; the file says so in words, and [`Policy::warnings`] repeats it.
-    None,
-    /// Binding updates and acknowledgements in ESP transport mode (RFC 3776 §3.1).
-    HomeRegistration {
-        /// Reqid of the SA from the home address to the home agent; not 0.
-        reqid_to_home_agent: u32,
-        /// Reqid of the SA from the home agent to the home address; not 0, and not the one above.
-        reqid_to_guest: u32,
-        /// The SAs: those to the home agent (a host has one, the home agent one for each host of the guest), then one to the
-        /// guest. Addresses are home address and home agent, reqids those above.
-        associations: Vec<SecurityAssociation>,
-    },
+/// How the traffic between a guest and its home agent is protected: classes, and the SAs that serve them.
+///
+/// An SA serves the class and the direction that its reqid and its addresses say. Addresses are home address and home agent, for
+/// tunnels too: the end at the home address moves to the care-of address with the binding.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Protection {
+    /// The protected classes with the reqids of their SAs. Empty: nothing is protected; the file says so in words, and
+    /// [`Policy::warnings`] repeats it.
+    pub classes: BTreeMap<Class, Reqids>,
+    /// The SAs, by class; of a class those to the home agent (a host has one, the home agent one for each host of the guest), then
+    /// one to the guest.
+    pub associations: Vec<SecurityAssociation>,
+}
+
+/// The reqids that tie the SAs of a class to its security policies, one for each direction. Neither is 0, and no two of a guest are
+/// the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Reqids {
+    /// Of SAs from the home address to the home agent.
+    pub to_home_agent: u32,
+    /// Of SAs from the home agent to the home address.
+    pub to_guest: u32,
+}
+
+impl Reqids {
+    /// The one of a direction.
+    pub fn toward(self, toward: Toward) -> u32 {
+        match toward {
+            Toward::HomeAgent => self.to_home_agent,
+            Toward::Guest => self.to_guest,
+        }
+    }
 }
 
 impl Protection {
+    /// No class at all.
+    pub const NONE: Self = Self { classes: BTreeMap::new(), associations: Vec::new() };
+
+    /// Whether nothing is protected.
+    pub fn is_none(&self) -> bool {
+        self.classes.is_empty()
+    }
+
     /// The SAs; none when there is no protection.
     pub fn associations(&self) -> &[SecurityAssociation] {
-        match self {
-            Self::None => &[],
-            Self::HomeRegistration { associations, .. } => associations,
-        }
+        &self.associations
+    }
+
+    /// The class and the direction that an SA of this reqid serves.
+    pub fn serves(&self, reqid: u32) -> Option<(Class, Toward)> {
+        self.classes.iter().find_map(|(class, reqids)| {
+            Toward::BOTH.into_iter().find(|toward| reqids.toward(*toward) == reqid).map(|toward| (*class, toward))
+        })
+    }
+
+    /// The SAs of a class.
+    pub fn associations_of(&self, class: Class) -> impl Iterator<Item = &SecurityAssociation> {
+        let serves = move |sa: &&SecurityAssociation| {
+            sa.reqid().and_then(|reqid| self.serves(reqid)).is_some_and(|(served, _)| served == class)
+        };
+        self.associations.iter().filter(serves)
     }
 }
 

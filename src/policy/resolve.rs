@@ -57,6 +57,8 @@ pub(super) struct Seen {
     pub(super) uplink: HashMap<String, Range<usize>>,
     /// By destination and SPI (RFC 4301 §4.1).
     pub(super) spis: HashMap<(Ipv6Addr, u32), Range<usize>>,
+    /// Of classes in tunnel mode.
+    pub(super) tunnel_reqids: HashMap<u32, Range<usize>>,
 }
 
 impl<'a> Resolver<'a> {

@@ -9,6 +9,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 
+use crate::ipsec;
+
 /// A field that may be missing, and its place.
 pub(super) type Field<T> = Option<Spanned<T>>;
 
@@ -80,21 +82,44 @@ pub(super) enum Protect {
     /// A word; only `none` means something.
     Word(String),
     /// `[guest.protect.CLASS]`.
-    Classes(Classes),
+    Classes(Box<Classes>),
 }
 
 /// The protection classes of a guest.
 #[derive(Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Classes {
-    #[serde(rename = "home-registration")]
-    pub(super) home_registration: Field<HomeRegistration>,
+    pub(super) home_registration: Field<Class>,
+    pub(super) mobile_prefix_discovery: Field<Class>,
+    pub(super) mobility_headers: Field<Class>,
+    pub(super) icmpv6: Field<Class>,
+    pub(super) any: Field<Class>,
+    pub(super) return_routability: Field<Class>,
+    pub(super) tunnel_mobility_headers: Field<Class>,
+    pub(super) tunnel_payload: Field<Class>,
 }
 
-/// `[guest.protect.home-registration]`.
+impl Classes {
+    /// Those that the file names, in the order of precedence.
+    pub(super) fn named(&self) -> Vec<(ipsec::Class, &Spanned<Class>)> {
+        let field = |class| match class {
+            ipsec::Class::HomeRegistration => &self.home_registration,
+            ipsec::Class::MobilePrefixDiscovery => &self.mobile_prefix_discovery,
+            ipsec::Class::MobilityHeaders => &self.mobility_headers,
+            ipsec::Class::Icmpv6 => &self.icmpv6,
+            ipsec::Class::Any => &self.any,
+            ipsec::Class::ReturnRoutability => &self.return_routability,
+            ipsec::Class::TunnelMobilityHeaders => &self.tunnel_mobility_headers,
+            ipsec::Class::TunnelPayload => &self.tunnel_payload,
+        };
+        ipsec::Class::ALL.into_iter().filter_map(|class| Some((class, field(class).as_ref()?))).collect()
+    }
+}
+
+/// `[guest.protect.CLASS]`.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct HomeRegistration {
+pub(super) struct Class {
     pub(super) reqid: Field<Reqid>,
 }
 
@@ -111,12 +136,33 @@ pub(super) struct Reqid {
 #[serde(deny_unknown_fields)]
 pub(super) struct Association {
     pub(super) direction: Field<String>,
+    pub(super) class: Field<String>,
+    pub(super) mode: Field<String>,
     pub(super) spi: Field<i64>,
     pub(super) encryption: Field<Algorithm>,
     pub(super) integrity: Field<Algorithm>,
     pub(super) replay_window: Field<i64>,
+    pub(super) esn: Field<bool>,
+    pub(super) lifetime: Field<AssociationLifetime>,
     pub(super) host: Field<String>,
     pub(super) legacy: Field<bool>,
+}
+
+/// `lifetime = { … }` of a security association.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AssociationLifetime {
+    pub(super) soft: Field<Limits>,
+    pub(super) hard: Field<Limits>,
+}
+
+/// `soft = { … }` and `hard = { … }`.
+#[derive(Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    pub(super) bytes: Field<i64>,
+    pub(super) packets: Field<i64>,
+    pub(super) seconds: Field<i64>,
 }
 
 /// `encryption = { … }` and `integrity = { … }`.
@@ -143,7 +189,7 @@ impl<'de> Deserialize<'de> for Protect {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Protect, A::Error> {
-                Classes::deserialize(MapAccessDeserializer::new(map)).map(Protect::Classes)
+                Classes::deserialize(MapAccessDeserializer::new(map)).map(|classes| Protect::Classes(Box::new(classes)))
             }
         }
 

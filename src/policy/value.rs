@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use crate::ipsec::Esp;
 use crate::vocabulary::{MacAddress, ParseVocabularyError, Prefix};
 
 /// What is wrong with a value, and what to do about it.
@@ -168,12 +169,22 @@ pub(super) fn reqid(number: i64) -> Result<u32, Wrong> {
     })
 }
 
-/// A replay window in packets, of the kernel's 32-bit window.
+/// A replay window in packets.
 pub(super) fn replay_window(packets: i64) -> Result<u32, Wrong> {
-    u32::try_from(packets).ok().filter(|packets| *packets <= 32).ok_or_else(|| {
+    u32::try_from(packets).ok().filter(|packets| *packets <= Esp::WIDEST_WINDOW).ok_or_else(|| {
         Wrong::new(
-            format!("expected a replay window of 0 to 32 packets, got {packets}"),
-            "leave it out for 32, the widest window without extended sequence numbers; 0 lets replays in",
+            format!("expected a replay window of 0 to {} packets, got {packets}", Esp::WIDEST_WINDOW),
+            "leave it out for 32; 0 lets replays in",
+        )
+    })
+}
+
+/// A limit of an SA, in octets, packets or seconds.
+pub(super) fn limit(number: i64, unit: &str) -> Result<u64, Wrong> {
+    u64::try_from(number).ok().filter(|number| *number > 0).ok_or_else(|| {
+        Wrong::new(
+            format!("expected a number of {unit} from 1 on, got {number}"),
+            "leave it out for no limit; a security association that ends at once is none",
         )
     })
 }
@@ -198,7 +209,8 @@ mod tests {
         assert_eq!((spi(256), spi(0xffff_ffff)), (Ok(256), Ok(0xffff_ffff)));
         assert!([-1, 0, 255, 1 << 32].into_iter().all(|bad| spi(bad).is_err()));
         assert!(reqid(1).is_ok() && reqid(0).is_err() && reqid(1 << 32).is_err() && reqid(-1).is_err());
-        assert!(replay_window(0).is_ok() && replay_window(32).is_ok() && replay_window(33).is_err());
+        assert!(replay_window(0).is_ok() && replay_window(4096).is_ok() && replay_window(4097).is_err());
+        assert!(limit(1, "packets").is_ok() && limit(0, "packets").is_err() && limit(-1, "packets").is_err());
     }
 
     #[test]

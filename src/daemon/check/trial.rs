@@ -8,12 +8,15 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::Finding;
 use crate::daemon::reconcile::{Error, Reconciler};
-use crate::ipsec::{AssociationKey, Encryption, Integrity, SecretKey, SecurityAssociation, Transform};
+use crate::ipsec::{
+    AssociationKey, AssociationLifetime, Class, Encryption, Esp, EspMode, Integrity, SecretKey, SecurityAssociation,
+    Transform,
+};
 use crate::kernel_state::{
     Bindings, Configuration, Guest, HOME_ADDRESS_LINK, KernelState, Link, LinkKind, SINK_LINK, Site, Step, compile,
     diff,
 };
-use crate::policy::{Policy, Protection, Role};
+use crate::policy::{Policy, Protection, Reqids, Role};
 use crate::vocabulary::GuestId;
 
 const DISTRIBUTION: &str = "(Debian: linux-image-amd64)";
@@ -122,8 +125,12 @@ fn subject(step: &Step) -> (String, String) {
         Step::AddPolicy(_) | Step::UpdatePolicy(_) | Step::RemovePolicy(_) => {
             ("IPsec policies for mobility headers".to_owned(), module("xfrm_user", "CONFIG_XFRM_USER"))
         }
-        Step::AddAssociation(sa) | Step::UpdateAssociation(sa) | Step::ReplaceAssociation(sa) => match &sa.transform {
-            Transform::EspTransport { encryption, integrity, .. } => {
+        Step::Migrate(_) => ("moving tunnels".to_owned(), module("xfrm_user", "CONFIG_XFRM_MIGRATE")),
+        Step::AddAssociation(sa)
+        | Step::UpdateAssociation(sa)
+        | Step::ReplaceAssociation(sa)
+        | Step::MoveAssociation { to: sa, .. } => match &sa.transform {
+            Transform::Esp(Esp { encryption, integrity, .. }) => {
                 let integrity = integrity.as_ref().map_or_else(String::new, |(i, _)| format!(" and {}", i.name()));
                 let remedy =
                     module("-a esp6 authenc echainiv seqiv gcm cbc drbg", "CONFIG_INET6_ESP and these algorithms");
@@ -183,10 +190,8 @@ fn sample(policy: Option<&Policy>) -> Configuration {
     let mut configuration = Configuration { guests: vec![], ..Configuration::from(policy) };
     for mut guest in Configuration::from(policy).guests {
         let mut suite = vec![];
-        if let Protection::HomeRegistration { associations, .. } = &mut guest.protection {
-            for association in associations {
-                suite.push(without_key(association));
-            }
+        for association in &mut guest.protection.associations {
+            suite.push(without_key(association));
         }
         if !suites.contains(&suite) {
             suites.push(suite);
@@ -200,7 +205,7 @@ type Suite = Option<(Encryption, usize, Option<Integrity>, u32)>;
 
 /// Puts zeros in the place of the keys; gives what makes a trial of its own.
 fn without_key(association: &mut SecurityAssociation) -> Suite {
-    let Transform::EspTransport { encryption, integrity, replay_window, .. } = &mut association.transform else {
+    let Transform::Esp(Esp { encryption, integrity, replay_window, .. }) = &mut association.transform else {
         return None;
     };
     let zeros = |key: &SecretKey| SecretKey::new(vec![0; key.length()]);
@@ -219,24 +224,26 @@ fn default_sample() -> Configuration {
         let zeros = |octets| SecretKey::new(vec![0; octets]);
         SecurityAssociation {
             key: AssociationKey { source, destination, protocol: 50, spi },
-            transform: Transform::EspTransport {
+            transform: Transform::Esp(Esp {
+                mode: EspMode::Transport,
                 reqid,
                 encryption: (encryption, zeros(encryption.generated_key_octets())),
                 integrity: Some((integrity, zeros(integrity.key_octets()))),
                 replay_window: 32,
-            },
+                extended_sequence_numbers: false,
+                lifetime: AssociationLifetime::default(),
+            }),
         }
     };
-    let protection = Protection::HomeRegistration {
-        reqid_to_home_agent: 1,
-        reqid_to_guest: 2,
+    let protection = Protection {
+        classes: [(Class::HomeRegistration, Reqids { to_home_agent: 1, to_guest: 2 })].into(),
         associations: vec![
             association(home_address, home_agent, 1000, 1),
             association(home_agent, home_address, 1001, 2),
         ],
     };
     let guests =
-        vec![Guest { home_address, protection }, Guest { home_address: address(0x11), protection: Protection::None }];
+        vec![Guest { home_address, protection }, Guest { home_address: address(0x11), protection: Protection::NONE }];
     Configuration { role: Role::MobileNode, home_agent, guests }
 }
 
@@ -263,15 +270,12 @@ mod tests {
     fn no_key_of_a_policy_is_tried() {
         let mut configuration = default_sample();
         for guest in &mut configuration.guests {
-            let Protection::HomeRegistration { associations, .. } = &mut guest.protection else { continue };
-            for association in associations {
-                let Transform::EspTransport { encryption, integrity, .. } = &mut association.transform else {
-                    panic!()
-                };
+            for association in &mut guest.protection.associations {
+                let Transform::Esp(Esp { encryption, integrity, .. }) = &mut association.transform else { panic!() };
                 encryption.1 = SecretKey::new(vec![7; 16]);
                 *integrity = Some((Integrity::HmacSha1, SecretKey::new(vec![7; 20])));
                 assert_eq!(without_key(association), Some((Encryption::AesCbc, 16, Some(Integrity::HmacSha1), 32)));
-                let Transform::EspTransport { encryption, integrity, .. } = &association.transform else { panic!() };
+                let Transform::Esp(Esp { encryption, integrity, .. }) = &association.transform else { panic!() };
                 assert_eq!(encryption.1.expose(), [0; 16]);
                 assert_eq!(integrity.as_ref().unwrap().1.expose(), [0; 20]);
             }

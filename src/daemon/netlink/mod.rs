@@ -10,6 +10,8 @@ pub mod xfrm_monitor;
 mod xfrm_names;
 mod xfrm_socket;
 
+pub use xfrm_codec::{Expiry, parse_expiry};
+
 use std::io;
 
 /// What the kernel says to a refused request.

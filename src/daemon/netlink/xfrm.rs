@@ -11,7 +11,7 @@ pub use super::xfrm_socket::Error;
 use super::xfrm_socket::{Request, XfrmSocket};
 use super::{xfrm_holder as holder, xfrm_names as names};
 use crate::ipsec::{AssociationKey, PolicyKey, ReplayState, SecurityAssociation, SecurityPolicy};
-use crate::kernel_state::KernelState;
+use crate::kernel_state::{KernelState, Migration};
 
 /// A client in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -35,6 +35,9 @@ pub enum Change<'a> {
     UpdateAssociation(&'a SecurityAssociation),
     /// None there is fine.
     RemoveAssociation(&'a AssociationKey),
+    /// Other ends for a policy of a tunnel and the SA that serves it, which goes on with its sequence numbers. `ENOENT` without such a
+    /// policy, `ENODATA` when its template has other ends, `ENOPROTOOPT` without `CONFIG_XFRM_MIGRATE`.
+    Migrate(&'a Migration),
 }
 
 impl Change<'_> {
@@ -46,6 +49,7 @@ impl Change<'_> {
             Self::AddAssociation(sa, replay) => (codec::add_association(sa, replay), NLM_F_CREATE | NLM_F_EXCL),
             Self::UpdateAssociation(sa) => (codec::put_association(sa, true), 0),
             Self::RemoveAssociation(key) => (codec::delete_association(key), 0),
+            Self::Migrate(migration) => (codec::migrate(migration), 0),
         }
     }
 
@@ -100,7 +104,7 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub fn read(&mut self, named: &[&KernelState]) -> Result<KernelState, Error> {
-        let associations = names::associations(named).into_iter().map(|key| names::get_association(key));
+        let associations = names::associations(named).into_iter().map(|key| codec::get_association(key));
         let policies = names::policies(named).into_iter().map(|key| names::get_policy(key));
         let requests = associations.chain(policies).map(|message| (message, 0)).collect();
         let mut state = KernelState::default();
@@ -126,6 +130,21 @@ impl Client {
             found.extend(codec::parse_replay_state(payload)?);
             Ok(())
         })
+    }
+
+    /// Where the sequence numbers of one ESP association stand; at the beginning when there is none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn replay_state(&mut self, key: &AssociationKey) -> Result<ReplayState, Error> {
+        let mut found = None;
+        self.socket.exchange(vec![(codec::get_association(key), 0)], |_, kind, payload| {
+            if kind == XFRM_MSG_NEWSA {
+                found = codec::parse_replay_state(payload)?;
+            }
+            Ok(())
+        })?;
+        Ok(found.map(|(_, state)| state).unwrap_or_default())
     }
 
     /// Makes changes in their order, and says of each what the kernel refused. One that is refused holds up no other.
@@ -160,7 +179,7 @@ impl Client {
     /// See [`Error`].
     pub fn holder(&mut self, change: Change<'_>) -> Result<Option<String>, Error> {
         let request = match change {
-            Change::AddAssociation(sa, _) => names::get_association(&sa.key),
+            Change::AddAssociation(sa, _) => codec::get_association(&sa.key),
             Change::AddPolicy(policy) => names::get_policy(&policy.key),
             _ => return Ok(None),
         };

@@ -1,5 +1,5 @@
-//! Asking for single objects: the names in states, and the requests for what is under them. The kernel has them as they are deleted, so the
-//! requests are made of those.
+//! Asking for single objects: the names in states, and the requests for what is under them. The kernel asks
+//! for the same to delete a policy and to show it, so the one request is made of the other.
 
 use std::collections::BTreeSet;
 
@@ -19,14 +19,6 @@ pub(super) fn policies<'a>(states: &[&'a KernelState]) -> BTreeSet<&'a PolicyKey
     states.iter().flat_map(|state| state.policies.keys().chain(&state.foreign_policies)).collect()
 }
 
-/// `GETSA`.
-pub(super) fn get_association(key: &AssociationKey) -> XfrmMessage {
-    match codec::delete_association(key) {
-        XfrmMessage::DeleteSa(message) => XfrmMessage::GetSa(message),
-        other => other,
-    }
-}
-
 /// `GETPOLICY`.
 pub(super) fn get_policy(key: &PolicyKey) -> XfrmMessage {
     match codec::delete_policy(key) {
@@ -44,11 +36,8 @@ mod tests {
     /// A request that deletes where it should ask would be the worst of mistakes.
     #[test]
     fn asking_deletes_nothing() {
-        let (source, destination) = ("2001:db8::10".parse().unwrap(), "2001:db8::1".parse().unwrap());
-        let key = AssociationKey { source, destination, protocol: 50, spi: 1000 };
-        assert!(matches!(get_association(&key), XfrmMessage::GetSa(_)));
-        let selector =
-            Selector { source: Prefix::host(source), destination: Prefix::ANY, upper_layer: UpperLayer::Any };
+        let source = Prefix::host("2001:db8::10".parse().unwrap());
+        let selector = Selector { source, destination: Prefix::ANY, upper_layer: UpperLayer::Any };
         let key = PolicyKey { direction: Direction::Out, selector, priority: 1 };
         assert!(matches!(get_policy(&key), XfrmMessage::GetPolicy(_)));
     }

@@ -5,7 +5,8 @@ use std::fmt;
 use std::net::Ipv6Addr;
 
 use super::fingerprint;
-use super::side::{Found, Mode, Side};
+use super::side::{Found, Registration, Side};
+use crate::ipsec::{AssociationLifetime, Class, Esp, Limits};
 use crate::policy::Role;
 
 /// Lines that are shown; a pair of thousand guests with nothing in common has thousands.
@@ -51,7 +52,7 @@ pub fn compare(first: &Side, second: &Side) -> Comparison {
         comparer.differs("registration", "K bit", word(first), word(second));
     }
     for side in [first, second].into_iter().filter(|side| side.associations.is_empty()) {
-        let protected = side.registrations.is_empty() || side.registrations.iter().any(|one| one.reqids.is_some());
+        let protected = side.registrations.is_empty() || side.registrations.iter().any(|one| !one.classes.is_empty());
         if protected {
             let note = "holds no security associations: give its sa.conf or `ip xfrm state` as well";
             comparer.notes.push(format!("{} {note}", name(side)));
@@ -117,12 +118,7 @@ impl<'a> Comparer<'a> {
         let subject = format!("{home_address} at {home_agent}");
         match (first, second) {
             (Some(first), Some(second)) => {
-                let words = |reqids: Option<(u32, u32)>| {
-                    reqids.map_or_else(|| "in the clear".to_owned(), |(to, from)| format!("{to} to it, {from} back"))
-                };
-                if first.reqids != second.reqids {
-                    self.differs(&subject, "policy reqids", words(first.reqids), words(second.reqids));
-                }
+                self.classes(&subject, first, second);
             }
             (Some(_), None) if !self.second.registrations.is_empty() => {
                 self.differs(&subject, "registration", "yes", "no")
@@ -137,6 +133,30 @@ impl<'a> Comparer<'a> {
         }
         self.direction(home_address, home_agent, true);
         self.direction(home_agent, home_address, false);
+    }
+
+    /// The protected classes and their reqids.
+    fn classes(&mut self, subject: &str, first: &Registration, second: &Registration) {
+        if first.classes.is_empty() != second.classes.is_empty() {
+            let words = |one: &Registration| {
+                let names: Vec<&str> = one.classes.keys().map(|class| class.name()).collect();
+                if names.is_empty() { "in the clear".to_owned() } else { names.join(", ") }
+            };
+            self.differs(subject, "protection", words(first), words(second));
+            return;
+        }
+        for class in Class::ALL {
+            let words = |one: &Registration| {
+                let reqids = one.classes.get(&class)?;
+                Some(format!("{} to it, {} back", reqids.to_home_agent, reqids.to_guest))
+            };
+            let (first, second) = (words(first), words(second));
+            if first != second {
+                let subject = format!("{subject}, {class}");
+                let words = |words: Option<String>| words.unwrap_or_else(|| "not protected".to_owned());
+                self.differs(&subject, "policy reqids", words(first), words(second));
+            }
+        }
     }
 
     fn between(side: &'a Side, source: Ipv6Addr, destination: Ipv6Addr) -> Vec<&'a Found> {
@@ -197,36 +217,41 @@ impl<'a> Comparer<'a> {
     }
 
     fn association(&mut self, subject: &str, one: &Found, other: &Found, to_home_agent: bool) {
-        let (Some(first), Some(second)) = (one.parts(), other.parts()) else { return };
-        if first.0 != second.0 {
-            self.differs(subject, "reqid", first.0.to_string(), second.0.to_string());
+        let (Some(first), Some(second)) = (one.esp(), other.esp()) else { return };
+        if first.reqid != second.reqid {
+            self.differs(subject, "reqid", first.reqid.to_string(), second.reqid.to_string());
         }
         if one.mode != other.mode {
             self.differs(subject, "mode", one.mode.name(), other.mode.name());
-        } else if one.mode != Mode::Transport {
-            self.notes
-                .push(format!("{subject}: in {} mode on both sides, which is not HomeRegBinding", one.mode.name()));
         }
-        if first.1.0 != second.1.0 {
-            self.differs(subject, "encryption", first.1.0.name(), second.1.0.name());
+        if first.encryption.0 != second.encryption.0 {
+            self.differs(subject, "encryption", first.encryption.0.name(), second.encryption.0.name());
         }
-        if first.1.1 != second.1.1 {
-            self.differs(subject, "encryption key", fingerprint(&first.1.1), fingerprint(&second.1.1));
+        if first.encryption.1 != second.encryption.1 {
+            self.differs(
+                subject,
+                "encryption key",
+                fingerprint(&first.encryption.1),
+                fingerprint(&second.encryption.1),
+            );
         }
-        let integrity = |parts: Option<&(crate::ipsec::Integrity, _)>| parts.map_or("none", |one| one.0.name());
-        if integrity(first.2) != integrity(second.2) {
-            self.differs(subject, "integrity", integrity(first.2), integrity(second.2));
+        let integrity = |esp: &Esp| esp.integrity.as_ref().map_or("none", |one| one.0.name());
+        if integrity(first) != integrity(second) {
+            self.differs(subject, "integrity", integrity(first), integrity(second));
         }
-        if let (Some((_, first)), Some((_, second))) = (first.2, second.2)
+        if let (Some((_, first)), Some((_, second))) = (&first.integrity, &second.integrity)
             && first != second
         {
             self.differs(subject, "integrity key", fingerprint(first), fingerprint(second));
         }
-        if one.extended_sequence_numbers != other.extended_sequence_numbers {
-            let word = |found: &Found| if found.extended_sequence_numbers { "64 bits" } else { "32 bits" };
-            self.differs(subject, "sequence numbers", word(one), word(other));
+        if first.extended_sequence_numbers != second.extended_sequence_numbers {
+            let word = |esp: &Esp| if esp.extended_sequence_numbers { "64 bits" } else { "32 bits" };
+            self.differs(subject, "sequence numbers", word(first), word(second));
         }
-        self.replay(subject, (first.3, second.3), to_home_agent);
+        if first.lifetime != second.lifetime {
+            self.differs(subject, "lifetime", lifetime_words(&first.lifetime), lifetime_words(&second.lifetime));
+        }
+        self.replay(subject, (first.replay_window, second.replay_window), to_home_agent);
     }
 
     /// A window counts where packets come in: two files of one role must agree on it, two sides need not.
@@ -250,6 +275,19 @@ impl<'a> Comparer<'a> {
             }
         }
     }
+}
+
+/// A lifetime in a few words: `soft 1000 packets, hard 2000 packets 3600 s`.
+pub fn lifetime_words(lifetime: &AssociationLifetime) -> String {
+    let words = |name: &str, limits: &Limits| {
+        let all = [("octets", limits.bytes), ("packets", limits.packets), ("s", limits.seconds)];
+        let said: Vec<String> =
+            all.into_iter().filter_map(|(unit, limit)| limit.map(|limit| format!("{limit} {unit}"))).collect();
+        (!said.is_empty()).then(|| format!("{name} {}", said.join(" ")))
+    };
+    let both = [words("soft", &lifetime.soft), words("hard", &lifetime.hard)];
+    let said: Vec<String> = both.into_iter().flatten().collect();
+    if said.is_empty() { "no limit".to_owned() } else { said.join(", ") }
 }
 
 impl fmt::Display for Comparison {

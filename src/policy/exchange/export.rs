@@ -6,11 +6,14 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 use super::algorithms;
-use crate::ipsec::{Encryption, Integrity, SecretKey, SecurityAssociation, Transform};
-use crate::policy::{GuestPolicy, KeyPaths, Policy, Protection, Role, key_text};
+use crate::ipsec::{AssociationLifetime, Encryption, Esp, Integrity, SecretKey, SecurityAssociation};
+use crate::policy::{GuestPolicy, KeyPaths, Policy, Role, key_text};
 
 /// Packets in the replay window of the side that receives.
 const REPLAY_WINDOW: u32 = 32;
+
+/// The widest window that a Linux kernel takes over PF_KEY, in packets.
+const PLAIN_WINDOW: u32 = 32;
 
 /// Octets that the text for one security association does not exceed; reserved, so that no copy of a key stays behind when the
 /// text grows.
@@ -49,13 +52,13 @@ pub enum ExportError {
          which Kagemusha does not speak; take `--to ip-xfrm`"
     )]
     ManualKeys,
-    /// `setkey` has no name for an algorithm.
-    #[error("guest {guest}: setkey cannot say {algorithm} on Linux{why}; take `--to ip-xfrm`")]
-    Algorithm {
+    /// `setkey` has no word for an algorithm or a parameter.
+    #[error("guest {guest}: setkey cannot say {what} on Linux{why}; take `--to ip-xfrm`")]
+    Unspeakable {
         /// Name of the guest.
         guest: String,
-        /// Name of the algorithm.
-        algorithm: &'static str,
+        /// The algorithm or parameter.
+        what: &'static str,
         /// More about it, or nothing.
         why: &'static str,
     },
@@ -144,19 +147,28 @@ impl Exporter<'_> {
     fn guest(&self, text: &mut String, guest: &GuestPolicy) -> Result<(), ExportError> {
         let (home_agent, name) = (self.policy.home_agent.address, &guest.name);
         let _ = writeln!(text, "\n# guest {name}");
-        let Protection::HomeRegistration { reqid_to_home_agent, reqid_to_guest, associations } = &guest.protection
-        else {
+        if guest.protection.is_none() {
             let _ = writeln!(text, "# {} registers without protection: nothing to install", guest.home_address);
             return Ok(());
-        };
+        }
         if self.format == Format::Mip6d {
             let length = self.policy.home_agent.home_link.length();
             let _ = writeln!(text, "IPsecPolicySet {{\n\tHomeAgentAddress {home_agent};");
             let _ = writeln!(text, "\tHomeAddress {}/{length};", guest.home_address);
-            let _ = writeln!(text, "\tIPsecPolicy HomeRegBinding UseESP {reqid_to_home_agent} {reqid_to_guest};\n}}");
+            for (class, reqids) in &guest.protection.classes {
+                let (name, to, from) = (class.umip_name(), reqids.to_home_agent, reqids.to_guest);
+                let _ = writeln!(text, "\tIPsecPolicy {name} UseESP {to} {from};");
+            }
+            text.push_str("}\n");
             return Ok(());
         }
-        for association in associations {
+        let mut class = None;
+        for association in guest.protection.associations() {
+            let serves = association.reqid().and_then(|reqid| guest.protection.serves(reqid));
+            if let Some((this, _)) = serves.filter(|(this, _)| class != Some(*this)) {
+                class = Some(this);
+                let _ = writeln!(text, "# {} ({this})", this.traffic());
+            }
             let paths = self.paths.iter().find(|paths| paths.association == association.key);
             if let Some(host) = paths.and_then(|paths| paths.host.as_ref()) {
                 let _ = writeln!(text, "# host {host}");
@@ -169,10 +181,20 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    /// The window of an SA on the other side: it has one where it receives.
-    fn window(&self, association: &SecurityAssociation) -> u32 {
+    /// The window of an SA on the other side: it has one where it receives. With extended sequence numbers both sides have the same.
+    fn window(&self, association: &SecurityAssociation, esp: &Esp) -> u32 {
         let to_home_agent = association.key.destination == self.policy.home_agent.address;
-        if to_home_agent == (self.other() == Role::HomeAgent) { REPLAY_WINDOW } else { 0 }
+        if esp.extended_sequence_numbers {
+            esp.replay_window
+        } else if to_home_agent == (self.other() == Role::HomeAgent) {
+            REPLAY_WINDOW
+        } else {
+            0
+        }
+    }
+
+    fn unknown(&self, guest: &GuestPolicy, what: &'static str) -> ExportError {
+        ExportError::Unspeakable { guest: guest.name.clone(), what, why: "" }
     }
 
     fn setkey(
@@ -182,16 +204,34 @@ impl Exporter<'_> {
         association: &SecurityAssociation,
         paths: Option<&KeyPaths>,
     ) -> Result<(), ExportError> {
-        let Transform::EspTransport { reqid, encryption, integrity, .. } = &association.transform else {
-            return Ok(());
-        };
-        let unknown = |algorithm, why| ExportError::Algorithm { guest: guest.name.clone(), algorithm, why };
+        let Some(esp) = association.transform.esp() else { return Ok(()) };
+        let Esp { mode, reqid, encryption, integrity, lifetime, .. } = esp;
+        let unknown = |algorithm, why| ExportError::Unspeakable { guest: guest.name.clone(), what: algorithm, why };
         let name = algorithms::setkey_encryption_name(encryption.0).ok_or_else(|| unknown(encryption.0.name(), ""))?;
         let key = association.key;
-        let _ = write!(text, "add {} {} esp {:#x} -u {reqid} -m transport", key.source, key.destination, key.spi);
-        let window = self.window(association);
+        let _ = write!(text, "add {} {} esp {:#x} -u {reqid} -m {}", key.source, key.destination, key.spi, mode.name());
+        let window = self.window(association, esp);
         if window > 0 {
             let _ = write!(text, " -r {window}");
+        }
+        if esp.extended_sequence_numbers {
+            return Err(self.unknown(guest, "extended sequence numbers"));
+        }
+        if window > PLAIN_WINDOW {
+            return Err(self.unknown(guest, "a replay window above 32 packets"));
+        }
+        if lifetime.soft.packets.or(lifetime.hard.packets).is_some() {
+            return Err(self.unknown(guest, "a limit of packets"));
+        }
+        for (option, limit) in [
+            ("-ls", lifetime.soft.seconds),
+            ("-lh", lifetime.hard.seconds),
+            ("-bs", lifetime.soft.bytes),
+            ("-bh", lifetime.hard.bytes),
+        ] {
+            if let Some(limit) = limit {
+                let _ = write!(text, " {option} {limit}");
+            }
         }
         let _ = write!(text, " -E {name}");
         if encryption.0 != Encryption::Null {
@@ -214,10 +254,27 @@ impl Exporter<'_> {
     }
 
     fn ip_xfrm(&self, text: &mut String, association: &SecurityAssociation, paths: Option<&KeyPaths>) {
-        let Transform::EspTransport { reqid, encryption, integrity, .. } = &association.transform else { return };
+        let Some(esp) = association.transform.esp() else { return };
+        let Esp { mode, reqid, encryption, integrity, lifetime, .. } = esp;
         let key = association.key;
         let _ = write!(text, "xfrm state add src {} dst {} proto esp spi {:#x}", key.source, key.destination, key.spi);
-        let _ = write!(text, " reqid {reqid} mode transport replay-window {}", self.window(association));
+        let _ = write!(text, " reqid {reqid} mode {} replay-window {}", mode.name(), self.window(association, esp));
+        if esp.extended_sequence_numbers {
+            text.push_str(" flag esn");
+        }
+        let AssociationLifetime { soft, hard } = lifetime;
+        for (name, limit) in [
+            ("time-soft", soft.seconds),
+            ("time-hard", hard.seconds),
+            ("byte-soft", soft.bytes),
+            ("byte-hard", hard.bytes),
+            ("packet-soft", soft.packets),
+            ("packet-hard", hard.packets),
+        ] {
+            if let Some(limit) = limit {
+                let _ = write!(text, " limit {name} {limit}");
+            }
+        }
         let path = paths.and_then(|paths| paths.encryption.as_ref());
         match (encryption.0.icv_bits(), encryption.0) {
             (Some(bits), algorithm) => {

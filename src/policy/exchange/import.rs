@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::side::{Found, Mode, Place, Registration, Side};
 use super::{Diagnostic, Report, Source, fingerprint};
-use crate::ipsec::{SecretKey, Standing, Transform};
-use crate::policy::{self, KeyError, KeySource, Role, Warning};
+use crate::ipsec::{AssociationLifetime, Class, Esp, Limits, SecretKey, Standing, Toward};
+use crate::policy::{self, KeyError, KeySource, Reqids, Role, Warning};
 use crate::vocabulary::Prefix;
 
 /// What the files of the other implementation do not say.
@@ -133,22 +133,44 @@ impl Importer<'_> {
             return self.side.registrations.clone();
         }
         let Some(home_agent) = self.home_agent() else { return Vec::new() };
-        let reqid = |found: &Found| found.parts().map_or(0, |(reqid, ..)| reqid);
         let mut out: Vec<Registration> = Vec::new();
         for found in &self.side.associations {
             let key = found.association.key;
             if key.destination != home_agent || out.iter().any(|one| one.home_address == key.source) {
                 continue;
             }
-            let mut back = self.side.associations.iter().map(|back| (back, back.association.key));
-            let back = back.find(|(_, back)| back.source == home_agent && back.destination == key.source);
+            let mut reqids: [Vec<u32>; 2] = [Vec::new(), Vec::new()];
+            let mut tunnel = false;
+            for other in &self.side.associations {
+                let ends = (other.association.key.source, other.association.key.destination);
+                let way = if ends == (key.source, home_agent) {
+                    0
+                } else if ends == (home_agent, key.source) {
+                    1
+                } else {
+                    continue;
+                };
+                tunnel |= other.mode == Mode::Tunnel;
+                let reqid = other.association.reqid().unwrap_or(0);
+                if !reqids[way].contains(&reqid) {
+                    reqids[way].push(reqid);
+                }
+            }
+            if tunnel || reqids.iter().any(|all| all.len() > 1) {
+                let message =
+                    format!("the security associations of {} serve several classes of protection", key.source);
+                let help = "give mip6d.conf too (--mip6d): its IPsecPolicy lines say which reqids serve which class";
+                self.error(found.place.as_ref(), "guest", message, help);
+                continue;
+            }
+            // Without the way back it is told below which one is missing.
+            let [to_home_agent, to_guest] = reqids.map(|all| all.first().copied().unwrap_or(0));
             out.push(Registration {
                 home_agent,
                 home_address: key.source,
                 home_link: self.details.home_link.unwrap_or(Prefix::of(home_agent, 64)),
                 name: None,
-                // Without the way back it is told below which one is missing.
-                reqids: Some((reqid(found), back.map_or(0, |(back, _)| reqid(back)))),
+                classes: [(Class::HomeRegistration, Reqids { to_home_agent, to_guest })].into(),
                 place: found.place.clone(),
             });
         }
@@ -259,59 +281,88 @@ impl Importer<'_> {
 
     fn guest_rest(&mut self, index: usize, one: &Registration) -> String {
         let name = self.name(index, one);
-        let Some((to_home_agent, to_guest)) = one.reqids else { return "protect = \"none\"\n".to_owned() };
-        let mut text = format!(
-            "\n[guest.protect.home-registration]\nreqid = {{ to_home_agent = {to_home_agent}, to_guest = {to_guest} }}\n"
-        );
-        let ends = [(one.home_address, one.home_agent, to_home_agent), (one.home_agent, one.home_address, to_guest)];
-        for (direction, (source, destination, reqid)) in ["to-home-agent", "to-guest"].into_iter().zip(ends) {
-            let side = self.side;
-            let between = |found: &&Found| {
-                found.association.key.source == source && found.association.key.destination == destination
-            };
-            let all: Vec<&Found> = side.associations.iter().filter(between).collect();
-            let good: Vec<&Found> = all.iter().copied().filter(|found| self.fits(found, reqid)).collect();
-            let key = format!("guest.{name}.security_association");
-            if all.is_empty() {
-                let message = format!("there is no security association from {source} to {destination}");
-                let help = "give the file of security associations too: --sa sa.conf, or --xfrm with the output of `ip xfrm state`";
-                self.error(one.place.as_ref(), &key, message, help);
-            }
-            let only_one = self.details.role == Role::MobileNode || direction == "to-guest";
-            if let (Some(second), true) = (good.get(1), only_one) {
-                let message = format!("there is another security association from {source} to {destination}");
-                let help = "a sender has one: leave only the one of this host in the file";
-                self.error(second.place.as_ref(), &key, message, help);
-            }
-            for found in &good {
-                self.association(&mut text, &name, direction, found, good.len() > 1);
+        if one.classes.is_empty() {
+            return "protect = \"none\"\n".to_owned();
+        }
+        let mut text = String::new();
+        for (class, reqids) in &one.classes {
+            let Reqids { to_home_agent, to_guest } = reqids;
+            let _ = writeln!(text, "\n[guest.protect.{class}]");
+            let _ = writeln!(text, "reqid = {{ to_home_agent = {to_home_agent}, to_guest = {to_guest} }}");
+        }
+        for (class, reqids) in &one.classes {
+            for toward in Toward::BOTH {
+                let service =
+                    Service { class: *class, toward, reqid: reqids.toward(toward), several: one.classes.len() > 1 };
+                self.service(&mut text, &name, one, service);
             }
         }
         text
     }
 
+    /// The SAs of one class and direction.
+    fn service(&mut self, text: &mut String, name: &str, one: &Registration, service: Service) {
+        let Service { class, toward, reqid, several } = service;
+        let ends = |guest: Ipv6Addr| match toward {
+            Toward::HomeAgent => (guest, one.home_agent),
+            Toward::Guest => (one.home_agent, guest),
+        };
+        let (source, destination) = ends(one.home_address);
+        let side = self.side;
+        let between = |found: &&Found| {
+            let key = found.association.key;
+            let same = found.association.reqid() == Some(reqid);
+            // A tunnel ends at the care-of address while there is a binding.
+            let home_agent_end = if toward == Toward::HomeAgent { key.destination } else { key.source };
+            if class.is_tunnel() && same && found.mode == Mode::Tunnel && home_agent_end == one.home_agent {
+                return true;
+            }
+            (key.source, key.destination) == (source, destination) && (same || !several)
+        };
+        let all: Vec<&Found> = side.associations.iter().filter(between).collect();
+        let good: Vec<&Found> = all.iter().copied().filter(|found| self.fits(found, service)).collect();
+        let key = format!("guest.{name}.security_association");
+        if all.is_empty() {
+            let of = if several { format!(" for {} (reqid {reqid})", class.umip_name()) } else { String::new() };
+            let message = format!("there is no security association from {source} to {destination}{of}");
+            let help = "give the file of security associations too: --sa sa.conf, or --xfrm with the output of `ip xfrm state`";
+            self.error(one.place.as_ref(), &key, message, help);
+        }
+        let only_one = self.details.role == Role::MobileNode || toward == Toward::Guest;
+        if let (Some(second), true) = (good.get(1), only_one) {
+            let of = if several { format!(" for {}", class.umip_name()) } else { String::new() };
+            let message = format!("there is another security association from {source} to {destination}{of}");
+            let help = "a sender has one: leave only the one of this host in the file";
+            self.error(second.place.as_ref(), &key, message, help);
+        }
+        for found in &good {
+            self.association(text, name, service, found, good.len() > 1);
+        }
+    }
+
     /// Whether a policy can hold an SA; otherwise it is told why not.
-    fn fits(&mut self, found: &Found, reqid: u32) -> bool {
+    fn fits(&mut self, found: &Found, service: Service) -> bool {
         let place = found.place.as_ref();
         let spi = found.association.key.spi;
-        let Some((its, encryption, integrity, _)) = found.parts() else { return false };
-        if found.mode != Mode::Transport {
-            let message =
-                format!("SPI {spi:#x} is in {} mode; HomeRegBinding is protected in transport mode", found.mode.name());
-            let help = "the classes in tunnel mode (TunnelHomeTesting, TunnelMh, TunnelPayload) are not supported here yet: take \
-                        it out on both sides";
+        let Some(esp) = found.esp() else { return false };
+        let (umip, right) = (service.class.umip_name(), service.class.mode().name());
+        if found.mode.known() != Some(service.class.mode()) {
+            let message = format!("SPI {spi:#x} is in {} mode; {umip} is protected in {right} mode", found.mode.name());
+            let help = format!(
+                "make it with -m {right} (setkey) or mode {right} (ip) on both sides, or name the class that it serves"
+            );
             self.error(place, "mode", message, help);
-        } else if found.extended_sequence_numbers {
-            let message = format!("SPI {spi:#x} has extended sequence numbers, which are not supported here yet");
-            self.error(place, "flag esn", message, "make it without `flag esn` on both sides");
-        } else if its != reqid {
-            let message = format!("SPI {spi:#x} has the reqid {its}; the policy for these packets wants {reqid}");
-            let help = "correct -u (setkey) or reqid (ip), or the numbers of IPsecPolicy HomeRegBinding UseESP";
+        } else if esp.reqid != service.reqid {
+            let message = format!(
+                "SPI {spi:#x} has the reqid {}; the policy for these packets wants {}",
+                esp.reqid, service.reqid
+            );
+            let help = format!("correct -u (setkey) or reqid (ip), or the numbers of IPsecPolicy {umip} UseESP");
             self.error(place, "reqid", message, help);
-        } else if reqid == 0 {
+        } else if esp.reqid == 0 {
             let message = format!("SPI {spi:#x} has no reqid");
             self.error(place, "reqid", message, "give it one, with -u (setkey) or reqid (ip), on both sides");
-        } else if !encryption.0.is_aead() && integrity.is_none() {
+        } else if !esp.encryption.0.is_aead() && esp.integrity.is_none() {
             let message = format!("SPI {spi:#x} encrypts without protecting integrity");
             self.error(place, "integrity", message, "add an integrity algorithm with its key on both sides");
         } else {
@@ -320,13 +371,17 @@ impl Importer<'_> {
         false
     }
 
-    fn association(&mut self, text: &mut String, name: &str, direction: &str, found: &Found, many: bool) {
-        let Transform::EspTransport { encryption, integrity, replay_window, .. } = &found.association.transform else {
-            return;
-        };
+    fn association(&mut self, text: &mut String, name: &str, service: Service, found: &Found, many: bool) {
+        let Some(esp) = found.esp() else { return };
+        let Esp { encryption, integrity, replay_window, .. } = esp;
+        let (class, toward) = (service.class, service.toward);
         let spi = found.association.key.spi;
-        let _ = writeln!(text, "\n[[guest.security_association]]\ndirection = \"{direction}\"\nspi = {spi:#x}");
-        let to_home_agent = direction == "to-home-agent";
+        text.push_str("\n[[guest.security_association]]\n");
+        if service.several {
+            let _ = writeln!(text, "class = \"{class}\"");
+        }
+        let _ = writeln!(text, "direction = \"{toward}\"\nspi = {spi:#x}");
+        let to_home_agent = toward == Toward::HomeAgent;
         let host = match (to_home_agent, many) {
             (true, true) => {
                 let host = format!("host-with-{spi:#x}");
@@ -342,10 +397,11 @@ impl Importer<'_> {
         if let Some(host) = host {
             let _ = writeln!(text, "host = {}", toml::Value::String(host));
         }
+        let owner = if service.several { format!("{name}-{class}") } else { name.to_owned() };
         let stem = match (to_home_agent, many) {
-            (true, true) => format!("{name}-{spi:x}-to-ha"),
-            (true, false) => format!("{name}-to-ha"),
-            (false, _) => format!("ha-to-{name}"),
+            (true, true) => format!("{owner}-{spi:x}-to-ha"),
+            (true, false) => format!("{owner}-to-ha"),
+            (false, _) => format!("ha-to-{owner}"),
         };
         let (algorithm, secret) = encryption;
         if secret.length() == 0 {
@@ -363,17 +419,46 @@ impl Importer<'_> {
         if legacy {
             text.push_str("legacy = true\n");
         }
+        if esp.extended_sequence_numbers {
+            text.push_str("esn = true\n");
+        }
         // The receiver's; that of the other side, and one of 0, is none to keep.
         let inbound = to_home_agent == (self.details.role == Role::HomeAgent);
-        if inbound && (1..32).contains(replay_window) {
+        if (inbound || esp.extended_sequence_numbers) && *replay_window > 0 && *replay_window != 32 {
             let _ = writeln!(text, "replay_window = {replay_window}");
         }
+        lifetime(text, &esp.lifetime);
     }
 
     fn key_file(&mut self, path: String, secret: &SecretKey) -> String {
         self.keys.push((PathBuf::from(&path), secret.clone()));
         path
     }
+}
+
+/// What a security association is for.
+#[derive(Clone, Copy)]
+struct Service {
+    class: Class,
+    toward: Toward,
+    reqid: u32,
+    /// Whether the guest has other classes too.
+    several: bool,
+}
+
+fn lifetime(text: &mut String, lifetime: &AssociationLifetime) {
+    if lifetime.is_unlimited() {
+        return;
+    }
+    let limits = |limits: &Limits| {
+        let all = [("bytes", limits.bytes), ("packets", limits.packets), ("seconds", limits.seconds)];
+        let said = all.into_iter().filter_map(|(unit, limit)| limit.map(|limit| format!("{unit} = {limit}")));
+        said.collect::<Vec<_>>().join(", ")
+    };
+    let both = [("soft", limits(&lifetime.soft)), ("hard", limits(&lifetime.hard))];
+    let said = both.into_iter().filter(|(_, limits)| !limits.is_empty());
+    let words: Vec<String> = said.map(|(name, limits)| format!("{name} = {{ {limits} }}")).collect();
+    let _ = writeln!(text, "lifetime = {{ {} }}", words.join(", "));
 }
 
 impl std::fmt::Debug for Imported {

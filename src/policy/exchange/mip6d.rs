@@ -1,29 +1,21 @@
 //! umip's `mip6d.conf`: who registers, and which policies protect it. Its security associations stand elsewhere.
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::side::{Registration, Side};
 use super::text::{Problems, Token, tokens};
 use super::{Report, Source};
-use crate::policy::Role;
+use crate::ipsec::{Class, Toward};
 use crate::policy::syntax::nearest;
+use crate::policy::{Reqids, Role};
 use crate::vocabulary::Prefix;
 
 /// Blocks in blocks; umip knows two.
 const DEEPEST: usize = 8;
-
-/// Protection classes of umip that there are no policies for here.
-const OTHER_CLASSES: [(&str, &str); 7] = [
-    ("Mh", "all mobility headers"),
-    ("MobPfxDisc", "mobile prefix discovery"),
-    ("ICMP", "all ICMPv6"),
-    ("any", "everything between home address and home agent"),
-    ("TunnelMh", "mobility headers in the tunnel"),
-    ("TunnelHomeTesting", "return routability in the tunnel"),
-    ("TunnelPayload", "the guest's data in an ESP tunnel"),
-];
 
 /// `Name word word;` or `Name word { … }`.
 struct Statement<'a> {
@@ -209,62 +201,73 @@ impl Reader<'_> {
             };
             let place = Some(self.problems.place(&word.span));
             let home_link = Prefix::of(home_address, length);
-            out.push(Registration { home_agent, home_address, home_link, name: None, reqids: None, place });
+            out.push(Registration { home_agent, home_address, home_link, name: None, classes: BTreeMap::new(), place });
         }
         out
     }
 
     fn policy_set(&mut self, name: &Token<'_>, block: &[Statement<'_>]) {
         let registrations = self.registrations(name, block);
-        let mut reqids = None;
+        let mut classes: BTreeMap<Class, (Reqids, Range<usize>)> = BTreeMap::new();
         let mut policies = 0;
         for policy in block.iter().filter(|one| one.words.first().is_some_and(|word| word.text == "IPsecPolicy")) {
             policies += 1;
-            reqids = self.policy(&policy.words).or(reqids);
+            let Some((class, reqids, span)) = self.policy(&policy.words) else { continue };
+            let shared = classes.iter().find(|(_, (other, _))| {
+                Toward::BOTH
+                    .iter()
+                    .any(|toward| Toward::BOTH.iter().any(|t| other.toward(*t) == reqids.toward(*toward)))
+            });
+            let twice = classes.contains_key(&class);
+            if twice {
+                let message = format!("the class {} stands here a second time", class.umip_name());
+                self.problems.error(&span, "IPsecPolicy", message, "leave one of the lines");
+                continue;
+            }
+            if let Some((other, _)) = shared {
+                let message = format!("{} shares a reqid with {}", class.umip_name(), other.umip_name());
+                let help = "give each class two reqids of its own, in these lines and in the security associations, on both sides: \
+                            they say which security association serves which class";
+                self.problems.error(&span, "IPsecPolicy", message, help);
+                continue;
+            }
+            classes.insert(class, (reqids, span));
         }
         if policies == 0 {
             let help = "add: IPsecPolicy HomeRegBinding UseESP 1 2;";
             self.problems.error(&name.span, name.text, "there is no IPsecPolicy", help);
         }
-        let protected = registrations.into_iter().map(|one| Registration { reqids, ..one });
-        if reqids.is_some() {
+        let classes: BTreeMap<Class, Reqids> =
+            classes.into_iter().map(|(class, (reqids, _))| (class, reqids)).collect();
+        if !classes.is_empty() {
+            let protected = registrations.into_iter().map(|one| Registration { classes: classes.clone(), ..one });
             self.side.registrations.extend(protected);
         }
     }
 
-    /// The reqids of one `IPsecPolicy CLASS UseESP 1 2`, to the home agent and to the guest.
-    fn policy(&mut self, words: &[Token<'_>]) -> Option<(u32, u32)> {
+    /// One `IPsecPolicy CLASS UseESP 1 2`: the class, the reqids to the home agent and to the guest, and where they stand.
+    fn policy(&mut self, words: &[Token<'_>]) -> Option<(Class, Reqids, Range<usize>)> {
         const KEY: &str = "IPsecPolicy";
-        let Some(class) = words.get(1) else {
+        let Some(word) = words.get(1) else {
             let help = "write: IPsecPolicy HomeRegBinding UseESP 1 2;";
             self.problems.error(&words[0].span, KEY, "no class of traffic is named", help);
             return None;
         };
-        if class.text != "HomeRegBinding" {
-            let other = OTHER_CLASSES.iter().find(|(name, _)| *name == class.text);
-            let message = match other {
-                Some((name, what)) => {
-                    format!("the class {name} ({what}) is not supported here yet, only HomeRegBinding")
-                }
-                None => format!("expected a class of traffic, got {:?}", class.shown()),
+        let Some(class) = Class::from_umip_name(word.text) else {
+            let message = format!("expected a class of traffic, got {:?}", word.shown());
+            let known = Class::ALL.map(Class::umip_name);
+            let help = match nearest(word.text, &known, 4) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("known to umip: {}", known.join(", ")),
             };
-            let known: Vec<&str> = OTHER_CLASSES.iter().map(|(name, _)| *name).collect();
-            let help = match (other, nearest(class.text, &["HomeRegBinding"], 4)) {
-                (Some(_), _) => {
-                    "take the line out in umip's configuration on the other side as well: what it protects, it drops when it \
-                     comes in the clear"
-                        .to_owned()
-                }
-                (None, Some(near)) => format!("did you mean {near}?"),
-                (None, None) => format!("known to umip: HomeRegBinding, {}", known.join(", ")),
-            };
-            self.problems.error(&class.span, KEY, message, help);
+            self.problems.error(&word.span, KEY, message, help);
             return None;
-        }
-        let protocol = words.get(2).unwrap_or(class);
+        };
+        let name = class.umip_name();
+        let protocol = words.get(2).unwrap_or(word);
         if protocol.text != "UseESP" {
-            let message = format!("expected UseESP, got {:?}: registrations go in ESP here", protocol.shown());
-            self.problems.error(&protocol.span, KEY, message, "write: IPsecPolicy HomeRegBinding UseESP 1 2;");
+            let message = format!("expected UseESP, got {:?}: {name} goes in ESP here", protocol.shown());
+            self.problems.error(&protocol.span, KEY, message, format!("write: IPsecPolicy {name} UseESP 1 2;"));
             return None;
         }
         let mut numbers = words[3..].iter().map(|word| (word.number().filter(|reqid| *reqid > 0), word));
@@ -277,18 +280,14 @@ impl Reader<'_> {
                     self.problems.error(&second.span, KEY, message, help);
                     return None;
                 }
-                Some((to_home_agent, to_guest))
+                Some((class, Reqids { to_home_agent, to_guest }, second.span.clone()))
             }
             (first, second) => {
                 let span = second.or(first).map_or(&protocol.span, |(_, word)| &word.span);
                 let help =
-                    "write two reqids, first the one towards the home agent: IPsecPolicy HomeRegBinding UseESP 1 2;";
-                self.problems.error(
-                    span,
-                    KEY,
-                    "expected two reqids from 1 on: others would serve any security association",
-                    help,
-                );
+                    format!("write two reqids, first the one towards the home agent: IPsecPolicy {name} UseESP 1 2;");
+                let message = "expected two reqids from 1 on: others would serve any security association";
+                self.problems.error(span, KEY, message, help);
                 None
             }
         }
@@ -298,7 +297,7 @@ impl Reader<'_> {
     fn unprotected(&mut self) {
         let known: Vec<Ipv6Addr> = self.side.registrations.iter().map(|one| one.home_address).collect();
         if !self.ipsec {
-            self.side.registrations.iter_mut().for_each(|one| one.reqids = None);
+            self.side.registrations.iter_mut().for_each(|one| one.classes.clear());
         }
         let more = std::mem::take(&mut self.at_home).into_iter().filter(|one| !known.contains(&one.home_address));
         self.side.registrations.extend(more);

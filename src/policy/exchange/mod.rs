@@ -14,7 +14,7 @@ mod side;
 mod text;
 mod xfrm;
 
-pub use diff::{Comparison, Difference, compare};
+pub use diff::{Comparison, Difference, compare, lifetime_words};
 pub use export::{ExportError, Format, export};
 pub use import::{GuestDetails, Import, Imported, import};
 pub use mip6d::parse as parse_mip6d;

@@ -8,7 +8,9 @@ use super::algorithms;
 use super::side::{Found, Mode, Side};
 use super::text::{Problems, Token, tokens, wrong_length};
 use super::{Report, Source};
-use crate::ipsec::{AssociationKey, Encryption, Integrity, SecretKey, SecurityAssociation, Transform};
+use crate::ipsec::{
+    AssociationKey, AssociationLifetime, Encryption, Esp, EspMode, Integrity, SecretKey, SecurityAssociation, Transform,
+};
 
 /// IP protocol number of ESP.
 const ESP: u8 = 50;
@@ -70,6 +72,7 @@ struct Options {
     reqid: u32,
     mode: Option<Mode>,
     window: u32,
+    lifetime: AssociationLifetime,
     encryption: Option<(Encryption, SecretKey)>,
     integrity: Option<(Integrity, SecretKey)>,
     wrong: bool,
@@ -108,17 +111,20 @@ fn add(problems: &mut Problems, command: &Token<'_>, rest: &[Token<'_>]) -> Opti
         }
         return None;
     };
-    let transform = Transform::EspTransport {
+    // setkey's own default, `any`, serves transport mode as well.
+    let mode = options.mode.unwrap_or(Mode::Transport);
+    let transform = Transform::Esp(Esp {
+        mode: mode.known().unwrap_or(EspMode::Transport),
         reqid: options.reqid,
         encryption,
         integrity: options.integrity,
         replay_window: options.window,
-    };
+        extended_sequence_numbers: false,
+        lifetime: options.lifetime,
+    });
     Some(Found {
         association: SecurityAssociation { key: AssociationKey { source, destination, protocol: ESP, spi }, transform },
-        // setkey's own default, `any`, serves transport mode as well.
-        mode: options.mode.unwrap_or(Mode::Transport),
-        extended_sequence_numbers: false,
+        mode,
         host: None,
         place: Some(problems.place(&command.span)),
     })
@@ -171,10 +177,19 @@ fn options(problems: &mut Problems, words: &[Token<'_>]) -> Options {
             "-m" if value.text == "any" => out.mode = None,
             "-m" => out.mode = Some(Mode::from_name(value.text)),
             "-f" => {}
-            "-lh" | "-ls" | "-bh" | "-bs" => {
-                let help = "the security association ends there and not here: leave it out on both sides";
-                problems.note(&option.span, name, "a lifetime of a security association is not taken", help);
-            }
+            "-lh" | "-ls" | "-bh" | "-bs" => match value.number().map(u64::from) {
+                // 0 is no limit, as in setkey(8).
+                Some(number) => {
+                    let number = Some(number).filter(|number| *number > 0);
+                    match name {
+                        "-lh" => out.lifetime.hard.seconds = number,
+                        "-ls" => out.lifetime.soft.seconds = number,
+                        "-bh" => out.lifetime.hard.bytes = number,
+                        _ => out.lifetime.soft.bytes = number,
+                    }
+                }
+                None => problems.error(&value.span, name, "expected a limit, a number", "see setkey(8)"),
+            },
             "-E" => {
                 let key = if value.text == "null" || value.text == "simple" {
                     rest.next_if(|word| word.quoted || word.text.starts_with("0x"));

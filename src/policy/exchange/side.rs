@@ -1,13 +1,14 @@
 //! One side's configuration, whatever form it was read from.
 
+use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Source;
-use crate::ipsec::{SecretKey, SecurityAssociation, Transform};
-use crate::policy::{KeyPaths, Policy, Protection, Role, Warning};
+use crate::ipsec::{Class, Esp, EspMode, SecurityAssociation};
+use crate::policy::{KeyPaths, Policy, Reqids, Role, Warning};
 use crate::vocabulary::Prefix;
 
 /// A place in a file.
@@ -20,7 +21,7 @@ pub(super) struct Place {
 /// Mode of a security association.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mode {
-    /// Transport mode, what registrations use.
+    /// Transport mode.
     Transport,
     /// Tunnel mode.
     Tunnel,
@@ -34,6 +35,15 @@ impl Mode {
             "transport" => Self::Transport,
             "tunnel" => Self::Tunnel,
             other => Self::Other(other.chars().filter(|c| c.is_ascii_alphanumeric()).take(16).collect()),
+        }
+    }
+
+    /// The one that a policy of ours can hold; none for another one.
+    pub(super) fn known(&self) -> Option<EspMode> {
+        match self {
+            Self::Transport => Some(EspMode::Transport),
+            Self::Tunnel => Some(EspMode::Tunnel),
+            Self::Other(_) => None,
         }
     }
 
@@ -51,27 +61,17 @@ impl Mode {
 pub struct Found {
     /// Addresses, SPI, reqid, algorithms with their keys, replay window; always ESP.
     pub association: SecurityAssociation,
-    /// Its mode, whatever the form of `association` says.
+    /// Its mode; that of `association` when that has a word for it.
     pub mode: Mode,
-    /// Whether it has extended sequence numbers (RFC 4303 §2.2.1).
-    pub extended_sequence_numbers: bool,
     /// The host that alone encrypts with it, when the policy names one.
     pub host: Option<String>,
     pub(super) place: Option<Place>,
 }
 
 impl Found {
-    /// The reqid, the encryption algorithm, the integrity algorithm, and the replay window.
-    #[allow(clippy::type_complexity)]
-    pub(super) fn parts(
-        &self,
-    ) -> Option<(u32, &(crate::ipsec::Encryption, SecretKey), Option<&(crate::ipsec::Integrity, SecretKey)>, u32)> {
-        match &self.association.transform {
-            Transform::EspTransport { reqid, encryption, integrity, replay_window } => {
-                Some((*reqid, encryption, integrity.as_ref(), *replay_window))
-            }
-            Transform::RouteOptimization { .. } => None,
-        }
+    /// Its parameters.
+    pub(super) fn esp(&self) -> Option<&Esp> {
+        self.association.transform.esp()
     }
 }
 
@@ -86,8 +86,8 @@ pub struct Registration {
     pub home_link: Prefix,
     /// Name of the guest, when it has one.
     pub name: Option<String>,
-    /// Reqids of the policies to the home agent and to the guest; none: the signaling goes in the clear.
-    pub reqids: Option<(u32, u32)>,
+    /// The protected classes and the reqids of their policies; none: the signaling goes in the clear.
+    pub classes: BTreeMap<Class, Reqids>,
     pub(super) place: Option<Place>,
 }
 
@@ -127,24 +127,17 @@ impl Side {
             ..Self::default()
         };
         for guest in &policy.guests {
-            let reqids = match guest.protection {
-                Protection::None => None,
-                Protection::HomeRegistration { reqid_to_home_agent, reqid_to_guest, .. } => {
-                    Some((reqid_to_home_agent, reqid_to_guest))
-                }
-            };
             side.registrations.push(Registration {
                 home_agent: policy.home_agent.address,
                 home_address: guest.home_address,
                 home_link: policy.home_agent.home_link,
                 name: Some(guest.name.clone()),
-                reqids,
+                classes: guest.protection.classes.clone(),
                 place: None,
             });
             side.associations.extend(guest.protection.associations().iter().map(|association| Found {
                 association: association.clone(),
-                mode: Mode::Transport,
-                extended_sequence_numbers: false,
+                mode: association.transform.esp().map_or(Mode::Transport, |esp| Mode::from_name(esp.mode.name())),
                 host: paths.iter().find(|paths| paths.association == association.key).and_then(|p| p.host.clone()),
                 place: None,
             }));

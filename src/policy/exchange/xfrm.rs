@@ -8,7 +8,9 @@ use super::algorithms;
 use super::side::{Found, Mode, Side};
 use super::text::{Problems, Token, wrong_length};
 use super::{Report, Source};
-use crate::ipsec::{AssociationKey, Encryption, Integrity, SecretKey, SecurityAssociation, Transform};
+use crate::ipsec::{
+    AssociationKey, AssociationLifetime, Encryption, Esp, EspMode, Integrity, SecretKey, SecurityAssociation, Transform,
+};
 
 /// IP protocol number of ESP.
 const ESP: u8 = 50;
@@ -313,11 +315,19 @@ fn finish(problems: &mut Problems, side: &mut Side, state: Option<State>) {
     };
     let key = AssociationKey { source: state.source, destination: state.destination, protocol: ESP, spi };
     let (reqid, integrity, replay_window) = (state.reqid, state.integrity, state.window);
-    let transform = Transform::EspTransport { reqid, encryption, integrity, replay_window };
+    let mode = state.mode.unwrap_or(Mode::Transport);
+    let transform = Transform::Esp(Esp {
+        mode: mode.known().unwrap_or(EspMode::Transport),
+        reqid,
+        encryption,
+        integrity,
+        replay_window,
+        extended_sequence_numbers: state.extended,
+        lifetime: AssociationLifetime::default(),
+    });
     side.associations.push(Found {
         association: SecurityAssociation { key, transform },
-        mode: state.mode.unwrap_or(Mode::Transport),
-        extended_sequence_numbers: state.extended,
+        mode,
         host: None,
         place: Some(problems.place(&state.span)),
     });
