@@ -177,7 +177,8 @@ fn join_groups(policy: &Policy, interface: u32) -> Result<Vec<Socket>, Error> {
 impl Runner<'_> {
     async fn serve(&mut self, signals: &mut Signals) -> Result<(), Error> {
         let event_loop = |source| Error::socket("an event loop", source);
-        let mut monitor = Monitor::open().map_err(|source| Error::socket("a netlink monitor", source))?;
+        let own = self.kernel.ports();
+        let mut monitor = Monitor::open(own).map_err(|source| Error::socket("a netlink monitor", source))?;
         let mobility = sys::watch(self.socket.as_fd()).map_err(event_loop)?;
         let lost = Arc::clone(&self.path.lost);
         let mut buffer = ReceiveBuffer::new(PACKET_LIMIT);

@@ -3,7 +3,7 @@
 //! A restart adopts what the kernel has: the bindings that an earlier run has left are read from it and compiled again, so that what is right
 //! stays untouched, and what is not is put right, before anything can be sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
@@ -166,10 +166,10 @@ impl Kernel {
     ) -> Secured {
         let site = Site { uplink: uplink.map(str::to_owned), tunnel6_loaded: tunnel6_loaded() };
         let position = |id: &GuestId| self.ids.binary_search(id).ok().map(GuestId);
-        let bindings = bindings.0.iter().filter_map(|(id, care_of)| Some((position(id)?, *care_of)));
-        let mut desired = kernel_state::compile(&self.configuration, &Bindings(bindings.collect()), &site);
-        desired.associations.retain(|key, _| !self.ended.contains_key(key));
-        match self.reconciler.apply_what_goes(&desired).await {
+        let wanted = bindings.0.iter().filter_map(|(id, care_of)| Some((position(id)?, *care_of)));
+        let wanted = Bindings(wanted.collect());
+        let guests = asked.iter().filter_map(|(id, _)| position(id)).collect();
+        match self.bring(&wanted, &site, &guests).await {
             Ok(report) => {
                 let mut repaired = Vec::new();
                 if asked.is_empty() && self.in_force {
@@ -177,7 +177,7 @@ impl Kernel {
                         tracing::warn!("changed by others, put right: {step}");
                     }
                     self.repairs += report.steps.len() as u64;
-                    repaired = report.steps;
+                    repaired = report.steps.iter().map(ToString::to_string).collect();
                 }
                 for failure in &report.failures {
                     let guests = self.addresses(&failure.guests);
@@ -198,6 +198,21 @@ impl Kernel {
                 Secured { failed: asked, applied: None, complete: false, repaired: Vec::new() }
             }
         }
+    }
+
+    /// Guests that are gone, and SAs that have ended, are among what counts as ours and is not wanted: then everything is looked at.
+    async fn bring(
+        &mut self,
+        bindings: &Bindings,
+        site: &Site,
+        asked: &BTreeSet<GuestId>,
+    ) -> Result<reconcile::Report, reconcile::Error> {
+        if self.gone.is_empty() && self.ended.is_empty() {
+            return self.reconciler.bring(bindings, site, asked).await;
+        }
+        let mut desired = kernel_state::compile(&self.configuration, bindings, site);
+        desired.associations.retain(|key, _| !self.ended.contains_key(key));
+        self.reconciler.apply_what_goes(&desired).await
     }
 
     /// A failure names guests by their position in the configuration.
@@ -317,6 +332,11 @@ impl Kernel {
     /// The route client.
     pub fn route(&self) -> &super::netlink::route::Client {
         self.reconciler.route()
+    }
+
+    /// By which our own changes are known in notifications.
+    pub fn ports(&self) -> super::netlink::monitor::Ports {
+        self.reconciler.ports()
     }
 
     /// Takes everything of ours down again, the failsafe last, after writing down how far the sequence numbers came. What cannot be done

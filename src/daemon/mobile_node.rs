@@ -192,7 +192,8 @@ impl Runner {
 
     async fn serve(&mut self, signals: &mut Signals, mut reports: mpsc::Receiver<Report>) -> Result<(), Error> {
         let event_loop = |source| Error::socket("an event loop", source);
-        let mut monitor = Monitor::open().map_err(|source| Error::socket("a netlink monitor", source))?;
+        let own = self.kernel.ports();
+        let mut monitor = Monitor::open(own).map_err(|source| Error::socket("a netlink monitor", source))?;
         let mobility = sys::watch(self.socket.as_fd()).map_err(event_loop)?;
         self.begin().await;
         let (mut buffer, mut routed_buffer) = (ReceiveBuffer::new(PACKET_LIMIT), vec![0; PACKET_LIMIT]);

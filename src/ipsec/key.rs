@@ -1,16 +1,20 @@
 //! Secret keys: wiped when dropped, never shown.
 
 use std::fmt;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use std::sync::Arc;
+use zeroize::{ZeroizeOnDrop, Zeroizing};
 
-/// Key octets of a security association. Not `Clone` into other types, wiped on drop, and `Debug` shows its length only.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct SecretKey(Vec<u8>);
+/// Key octets of a security association: in memory once, however often it is cloned, wiped when the last clone is dropped, and
+/// `Debug` shows its length only.
+#[derive(Clone)]
+pub struct SecretKey(Arc<Zeroizing<Vec<u8>>>);
+
+impl ZeroizeOnDrop for SecretKey {}
 
 impl SecretKey {
     /// Takes ownership of key octets. The caller's own copies are the caller's to wipe.
     pub fn new(octets: Vec<u8>) -> Self {
-        Self(octets)
+        Self(Arc::new(Zeroizing::new(octets)))
     }
 
     /// The octets, for the kernel alone.

@@ -174,6 +174,11 @@ fn home_agent(state: &mut KernelState, configuration: &Configuration, bindings: 
     let key = AssociationKey { source: any, destination: any, protocol: protocol::DESTINATION_OPTIONS, spi: 0 };
     let transform = Transform::RouteOptimization { care_of_address: any, wildcard: true };
     state.associations.insert(key, SecurityAssociation { key, transform });
+    let payload = |guest: &Guest| guest.protection.classes.contains_key(&Class::TunnelPayload);
+    if configuration.guests.iter().any(payload) {
+        // From the start: what guests share must not depend on which of them are away.
+        add_link(state, HOME_ADDRESS_LINK, LinkKind::Dummy, false);
+    }
     for guest in configuration.guests.iter().filter(|guest| guest.protection.is_none()) {
         protect::unprotected_home_agent(state, configuration.home_agent, guest.home_address);
     }
@@ -182,9 +187,8 @@ fn home_agent(state: &mut KernelState, configuration: &Configuration, bindings: 
         protect::bound(state, configuration, guest, *care_of_address);
         let destination = Prefix::host(guest.home_address);
         let source = Some(configuration.home_agent);
-        let device = if guest.protection.classes.contains_key(&Class::TunnelPayload) {
+        let device = if payload(guest) {
             // The kernel tunnels, whatever the link; what no policy took dies there.
-            add_link(state, HOME_ADDRESS_LINK, LinkKind::Dummy, false);
             HOME_ADDRESS_LINK
         } else {
             HOME_AGENT_TUNNEL_LINK

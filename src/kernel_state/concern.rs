@@ -10,10 +10,26 @@ impl Step {
     /// Whether the step is about an object of this home address. One about no home address at all (a link, the route of a table)
     /// concerns every guest.
     pub fn concerns(&self, home_address: Ipv6Addr) -> bool {
-        let host = Prefix::host(home_address);
-        let policy = |key: &PolicyKey| key.selector.source == host || key.selector.destination == host;
-        let association = |key: &AssociationKey| key.source == home_address || key.destination == home_address;
+        self.hosts().any(|host| host == home_address)
+    }
+
+    /// The name of the association that the step is about.
+    pub(super) fn association(&self) -> Option<&AssociationKey> {
         match self {
+            Self::AddAssociation(wanted) | Self::UpdateAssociation(wanted) | Self::ReplaceAssociation(wanted) => {
+                Some(&wanted.key)
+            }
+            Self::RemoveAssociation(key) | Self::MoveAssociation { from: key, .. } => Some(key),
+            _ => None,
+        }
+    }
+
+    /// The single addresses that the name of the object holds: home addresses, and others such as the home agent's.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = Ipv6Addr> {
+        let hosts = |prefixes: [Prefix; 2]| prefixes.map(|prefix| (prefix.length() == 128).then(|| prefix.address()));
+        let policy = |key: &PolicyKey| hosts([key.selector.source, key.selector.destination]);
+        let association = |key: &AssociationKey| [Some(key.source), Some(key.destination)];
+        let found = match self {
             Self::AddPolicy(wanted) | Self::UpdatePolicy(wanted) => policy(&wanted.key),
             Self::RemovePolicy(key) => policy(key),
             Self::AddAssociation(wanted) | Self::UpdateAssociation(wanted) | Self::ReplaceAssociation(wanted) => {
@@ -21,14 +37,20 @@ impl Step {
             }
             Self::RemoveAssociation(key) => association(key),
             Self::Migrate(migration) => policy(&migration.policy),
-            Self::MoveAssociation { from, to } => association(from) || association(&to.key),
-            Self::AddLink(_) | Self::UpdateLink(_) | Self::RemoveLink(_) => false,
-            Self::SetAddress(address) => address.address == home_address,
-            Self::RemoveAddress(address) => *address == home_address,
-            Self::AddRoute(route) => route.key.destination == host,
-            Self::RemoveRoute(key) => key.destination == host,
-            Self::AddRule(rule) | Self::RemoveRule(rule) => rule.source == host || rule.destination == host,
-        }
+            Self::MoveAssociation { from, to } => {
+                // The home agent's end stays; the other one is at the guest, or at a care-of address.
+                let moved = |before, after| (before != after).then_some([Some(before), Some(after)]);
+                let source = moved(from.source, to.key.source);
+                source.or_else(|| moved(from.destination, to.key.destination)).unwrap_or_default()
+            }
+            Self::AddLink(_) | Self::UpdateLink(_) | Self::RemoveLink(_) => [None, None],
+            Self::SetAddress(address) => [Some(address.address), None],
+            Self::RemoveAddress(address) => [Some(*address), None],
+            Self::AddRoute(route) => hosts([route.key.destination, Prefix::ANY]),
+            Self::RemoveRoute(key) => hosts([key.destination, Prefix::ANY]),
+            Self::AddRule(rule) | Self::RemoveRule(rule) => hosts([rule.source, rule.destination]),
+        };
+        found.into_iter().flatten()
     }
 }
 

@@ -14,6 +14,7 @@
 mod adoption;
 mod compile;
 mod concern;
+mod desired;
 mod display;
 mod object;
 mod ownership;
@@ -23,8 +24,9 @@ mod tunnels;
 
 pub use adoption::{Adopted, adopted};
 pub use compile::{Bindings, Configuration, Guest, Site, at_rest, compile};
+pub use desired::{Change, Desired};
 pub use object::{Address, Link, LinkKind, Route, RouteKey, RouteKind, Rule};
-pub use ownership::{associated, owned};
+pub use ownership::{Ownership, owned};
 pub use plan::{Migration, Plan, Step, diff};
 pub use tunnels::Tunnels;
 

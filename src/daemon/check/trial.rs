@@ -70,7 +70,10 @@ async fn attempt(configuration: Configuration) -> Vec<Finding> {
             Ok(report) if report.steps.is_empty() => {
                 reconciler.apply(&KernelState::default()).await.map_err(|e| e.to_string())
             }
-            Ok(report) => Err(format!("still to do: {}", report.steps.join(", "))),
+            Ok(report) => {
+                let steps: Vec<_> = report.steps.iter().map(Step::to_string).collect();
+                Err(format!("still to do: {}", steps.join(", ")))
+            }
             Err(error) => Err(error.to_string()),
         };
         findings.push(match kept {

@@ -7,8 +7,11 @@ pub mod route;
 mod route_codec;
 pub mod xfrm;
 mod xfrm_codec;
+mod xfrm_holder;
 pub mod xfrm_monitor;
 mod xfrm_replay;
+mod xfrm_names;
+mod xfrm_socket;
 
 pub use xfrm_codec::{Expiry, parse_expiry};
 

@@ -47,9 +47,19 @@ impl Change {
     }
 }
 
+/// The netlink ports of our own clients: what the kernel says they did is no news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Of the XFRM client.
+    pub xfrm: u32,
+    /// Of the route client.
+    pub route: u32,
+}
+
 /// Watches the namespace in which it was opened.
 #[derive(Debug)]
 pub struct Monitor {
+    own: Ports,
     /// None while the connection is broken.
     connection: Option<Connection>,
     xfrm: XfrmMonitor,
@@ -87,8 +97,9 @@ impl Monitor {
     ///
     /// # Errors
     /// No socket.
-    pub fn open() -> io::Result<Self> {
-        Ok(Self { connection: Some(Connection::open()?), xfrm: XfrmMonitor::open()?, due: None, expiries: Vec::new() })
+    pub fn open(own: Ports) -> io::Result<Self> {
+        let (connection, xfrm) = (Some(Connection::open()?), XfrmMonitor::open(own.xfrm)?);
+        Ok(Self { own, connection, xfrm, due: None, expiries: Vec::new() })
     }
 
     /// Waits for a change, then a little for others that come with it. A connection that breaks is opened again, and counts as a
@@ -116,13 +127,13 @@ impl Monitor {
 
     async fn notice(&mut self) -> Change {
         tokio::select! {
-            () = notice(&mut self.connection) => Change::Routing,
+            () = notice(&mut self.connection, self.own.route) => Change::Routing,
             changed = self.xfrm.changed() => {
                 match changed {
                     Ok(expiries) => self.expiries.extend(expiries),
                     Err(error) => {
                         tracing::warn!(%error, "cannot watch security associations and policies for changes");
-                        notice(&mut self.connection).await;
+                        notice(&mut self.connection, self.own.route).await;
                         return Change::Routing;
                     }
                 }
@@ -132,11 +143,11 @@ impl Monitor {
     }
 }
 
-async fn notice(watched: &mut Option<Connection>) {
+async fn notice(watched: &mut Option<Connection>, own: u32) {
     while let Some(connection) = watched {
         match connection.messages.next().await {
             None => *watched = None,
-            Some((message, _)) if matters(&message.payload) => return,
+            Some((message, _)) if message.header.port_number != own && matters(&message.payload) => return,
             Some(_) => {}
         }
     }

@@ -1,5 +1,6 @@
 //! Links, addresses, routes and rules of the namespace in which the client was opened.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -11,7 +12,7 @@ use futures::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType};
-use netlink_sys::AsyncSocket;
+use netlink_sys::{AsyncSocket, SocketAddr};
 use rtnetlink::{Handle, IpVersion, LinkDummy, LinkIp6Tnl, LinkUnspec};
 
 use super::route_codec::{self as codec, IndexedLink};
@@ -85,6 +86,10 @@ pub struct Uplink {
 pub struct Client {
     handle: Handle,
     connection: tokio::task::JoinHandle<()>,
+    /// See [`Self::port`].
+    port: u32,
+    /// Indices of links by name, as they were last observed: a route more is one request, not two.
+    indices: RefCell<HashMap<String, u32>>,
 }
 
 impl Drop for Client {
@@ -102,7 +107,15 @@ impl Client {
         let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check().map_err(Error::Open)?;
         let socket = connection.socket_mut().socket_mut();
         socket.set_ext_ack(true).and_then(|()| socket.set_cap_ack(true)).map_err(Error::Open)?;
-        Ok(Self { handle, connection: tokio::spawn(connection) })
+        let mut address = SocketAddr::new(0, 0);
+        socket.get_address(&mut address).map_err(Error::Open)?;
+        let (port, indices) = (address.port_number(), RefCell::default());
+        Ok(Self { handle, connection: tokio::spawn(connection), port, indices })
+    }
+
+    /// The port by which the kernel names this client in notifications about what it did.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// The connection, for links that belong to packet paths and not to the reconciled state.
@@ -118,6 +131,7 @@ impl Client {
         let links = self.links().await?;
         let names: HashMap<u32, String> = links.iter().map(|l| (l.index, l.link.name.clone())).collect();
         let home = links.iter().find(|l| l.link.name == HOME_ADDRESS_LINK).map(|l| l.index);
+        *self.indices.borrow_mut() = links.iter().map(|l| (l.link.name.clone(), l.index)).collect();
         state.links.extend(links.into_iter().map(|l| (l.link.name.clone(), l.link)));
         for message in limited(self.handle.address().get().execute().try_collect::<Vec<_>>()).await? {
             if Some(message.header.index) == home {
@@ -157,6 +171,18 @@ impl Client {
         }
     }
 
+    async fn index(&self, name: &str) -> Result<u32, Error> {
+        let known = self.indices.borrow().get(name).copied();
+        match known {
+            Some(index) => Ok(index),
+            None => {
+                let index = self.link(name).await?.index;
+                self.indices.borrow_mut().insert(name.to_owned(), index);
+                Ok(index)
+            }
+        }
+    }
+
     /// Makes a link as wanted: first down, so that it is never up without its settings.
     ///
     /// # Errors
@@ -169,6 +195,7 @@ impl Client {
             }
             LinkKind::Other(kind) => return Err(Error::Other(format!("links of kind {kind} are not ours to make"))),
         };
+        self.indices.borrow_mut().remove(&link.name);
         limited(self.handle.link().add(message).execute()).await?;
         self.update_link(link).await
     }
@@ -205,6 +232,7 @@ impl Client {
     /// # Errors
     /// The kernel refuses.
     pub async fn remove_link(&self, name: &str) -> Result<(), Error> {
+        self.indices.borrow_mut().remove(name);
         match self.link(name).await {
             Ok(link) => absent_is_fine(limited(self.handle.link().del(link.index).execute()).await),
             Err(Error::NoLink(_)) => Ok(()),
@@ -217,7 +245,7 @@ impl Client {
     /// # Errors
     /// The link is not there, or the kernel refuses.
     pub async fn set_address(&self, address: &Address) -> Result<(), Error> {
-        let index = self.link(HOME_ADDRESS_LINK).await?.index;
+        let index = self.index(HOME_ADDRESS_LINK).await?;
         let mut request = self.handle.address().add(index, address.address.into(), 128).replace();
         *request.message_mut() = codec::address(address, index);
         limited(request.execute()).await
@@ -228,9 +256,9 @@ impl Client {
     /// # Errors
     /// The kernel refuses.
     pub async fn remove_address(&self, address: Ipv6Addr) -> Result<(), Error> {
-        let index = match self.link(HOME_ADDRESS_LINK).await {
+        let index = match self.index(HOME_ADDRESS_LINK).await {
             Err(Error::NoLink(_)) => return Ok(()),
-            link => link?.index,
+            index => index?,
         };
         absent_is_fine(limited(self.handle.address().del(codec::address_name(address, index)).execute()).await)
     }
@@ -240,7 +268,7 @@ impl Client {
     /// # Errors
     /// Its link is not there, or the kernel refuses.
     pub async fn add_route(&self, route: &Route) -> Result<(), Error> {
-        let index = self.link(&route.key.device).await?.index;
+        let index = self.index(&route.key.device).await?;
         limited(self.handle.route().add(codec::new_route(route, index)).execute()).await
     }
 
@@ -249,9 +277,9 @@ impl Client {
     /// # Errors
     /// The kernel refuses.
     pub async fn remove_route(&self, key: &RouteKey) -> Result<(), Error> {
-        let index = match self.link(&key.device).await {
+        let index = match self.index(&key.device).await {
             Err(Error::NoLink(_)) => return Ok(()),
-            link => link?.index,
+            index => index?,
         };
         absent_is_fine(limited(self.handle.route().del(codec::route(key, index)).execute()).await)
     }

@@ -1,68 +1,75 @@
-//! XFRM client: blocking, with time limits, one request at a time. Messages are wiped and never logged: they hold keys.
+//! XFRM client: what the kernel holds, all of it or some objects, and changes, many of them together.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::time::Duration;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_xfrm::{XFRM_MSG_NEWPOLICY, XFRM_MSG_NEWSA, XfrmMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_XFRM};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike};
-use zeroize::Zeroize;
 
+use super::Refusal;
 use super::xfrm_codec::{self as codec, ObservedAssociation, ObservedPolicy};
-use super::{Refusal, extended_text};
+pub use super::xfrm_socket::Error;
+use super::xfrm_socket::{Request, XfrmSocket};
+use super::{xfrm_holder as holder, xfrm_names as names};
 use crate::ipsec::{AssociationKey, PolicyKey, ReplayState, SecurityAssociation, SecurityPolicy};
 use crate::kernel_state::{KernelState, Migration};
-
-/// The kernel answers while `send` runs; the limit is for the day it does not.
-const TIME_LIMIT: Duration = Duration::from_secs(2);
-/// The kernel fills dumps up to the size of the reader's buffer.
-const RECEIVE_BUFFER: usize = 64 * 1024;
-/// How often a dump that was interrupted by a change is made again.
-const DUMP_ATTEMPTS: usize = 5;
-
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLMSG_HEADER_LENGTH: usize = 16;
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_CAPPED: u16 = 0x100;
-const NLM_F_ACK_TLVS: u16 = 0x200;
-
-/// Errors of the XFRM client.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No socket.
-    #[error("cannot open an XFRM netlink socket ({0}): the kernel needs XFRM_USER (`modprobe xfrm_user`)")]
-    Open(#[source] io::Error),
-    /// Sending or receiving failed, or took too long.
-    #[error("XFRM netlink: {0}")]
-    Socket(#[source] io::Error),
-    /// The kernel refused the request.
-    #[error("{0}")]
-    Refused(#[from] Refusal),
-    /// The answer makes no sense.
-    #[error("XFRM netlink: the kernel's answer is malformed: {0}")]
-    Malformed(String),
-    /// The tables changed all the time during dumps.
-    #[error("XFRM netlink: no consistent dump in {DUMP_ATTEMPTS} attempts, another program is changing the tables")]
-    Interrupted,
-}
-
-impl Error {
-    fn is(&self, errno: i32) -> bool {
-        matches!(self, Self::Refused(refusal) if refusal.errno == errno)
-    }
-}
 
 /// A client in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Client {
-    socket: Socket,
-    sequence: u32,
+    pub(super) socket: XfrmSocket,
+}
+
+/// One request of change.
+#[derive(Debug, Clone, Copy)]
+pub enum Change<'a> {
+    /// A policy that was not there. `EEXIST` when another program has one with the same selector.
+    AddPolicy(&'a SecurityPolicy),
+    /// Another action or other templates, in one go.
+    UpdatePolicy(&'a SecurityPolicy),
+    /// None there is fine.
+    RemovePolicy(&'a PolicyKey),
+    /// An association whose sequence numbers go on from there. A route optimization state that appeared meanwhile (an ACQUIRE makes larval
+    /// ones) is updated. `ENOENT` or `ENOSYS` also for a missing algorithm or protocol module.
+    AddAssociation(&'a SecurityAssociation, ReplayState),
+    /// Another care-of address for a route optimization state, in place; it is made when it has gone meanwhile.
+    UpdateAssociation(&'a SecurityAssociation),
+    /// None there is fine.
+    RemoveAssociation(&'a AssociationKey),
+    /// Other ends for a policy of a tunnel and the SA that serves it, which goes on with its sequence numbers. `ENOENT` without such a
+    /// policy, `ENODATA` when its template has other ends, `ENOPROTOOPT` without `CONFIG_XFRM_MIGRATE`.
+    Migrate(&'a Migration),
+}
+
+impl Change<'_> {
+    fn request(self) -> Request {
+        match self {
+            Self::AddPolicy(policy) => (codec::put_policy(policy, false), NLM_F_CREATE | NLM_F_EXCL),
+            Self::UpdatePolicy(policy) => (codec::put_policy(policy, true), 0),
+            Self::RemovePolicy(key) => (codec::delete_policy(key), 0),
+            Self::AddAssociation(sa, replay) => (codec::add_association(sa, replay), NLM_F_CREATE | NLM_F_EXCL),
+            Self::UpdateAssociation(sa) => (codec::put_association(sa, true), 0),
+            Self::RemoveAssociation(key) => (codec::delete_association(key), 0),
+            Self::Migrate(migration) => (codec::migrate(migration), 0),
+        }
+    }
+
+    /// What to ask instead, when the object has come or gone since the tables were read.
+    fn other_way(self, refusal: &Refusal) -> Option<Request> {
+        match (self, refusal.errno) {
+            (Self::AddAssociation(sa, _), libc::EEXIST) if sa.key.spi == 0 => {
+                Some((codec::put_association(sa, true), 0))
+            }
+            (Self::UpdateAssociation(sa), libc::ESRCH) => {
+                Some((codec::put_association(sa, false), NLM_F_CREATE | NLM_F_EXCL))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_done_by(self, refusal: &Refusal) -> bool {
+        matches!(self, Self::RemovePolicy(_) | Self::RemoveAssociation(_))
+            && matches!(refusal.errno, libc::ENOENT | libc::ESRCH)
+    }
 }
 
 impl Client {
@@ -71,9 +78,12 @@ impl Client {
     /// # Errors
     /// The kernel has no XFRM netlink, or a socket option is refused.
     pub fn open() -> Result<Self, Error> {
-        let mut socket = Socket::new(NETLINK_XFRM).map_err(Error::Open)?;
-        configure(&mut socket).map_err(Error::Socket)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket: XfrmSocket::open()? })
+    }
+
+    /// The port by which the kernel names this client in notifications about what it did.
+    pub fn port(&self) -> u32 {
+        self.socket.port()
     }
 
     /// All IPv6 associations and all MAIN policies that we have words for.
@@ -81,38 +91,49 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub fn observe(&mut self) -> Result<KernelState, Error> {
-        let mut state = KernelState::default();
         let states = XfrmMessage::GetDumpSa(Default::default());
-        for observed in self.dump(states, XFRM_MSG_NEWSA, codec::parse_association)?.into_iter().flatten() {
-            match observed {
-                ObservedAssociation::Known(sa) => drop(state.associations.insert(sa.key, sa)),
-                ObservedAssociation::Foreign(key) => drop(state.foreign_associations.insert(key)),
-            }
-        }
+        let mut state: KernelState = self.socket.dump(&states, XFRM_MSG_NEWSA, add_association)?;
         let policies = XfrmMessage::GetPolicy(Default::default());
-        for observed in self.dump(policies, XFRM_MSG_NEWPOLICY, codec::parse_policy)? {
-            match observed {
-                ObservedPolicy::Known(policy) => drop(state.policies.insert(policy.key, policy)),
-                ObservedPolicy::Foreign(key) => drop(state.foreign_policies.insert(key)),
-                ObservedPolicy::Alien => {}
-            }
-        }
+        let found: KernelState = self.socket.dump(&policies, XFRM_MSG_NEWPOLICY, add_policy)?;
+        (state.policies, state.foreign_policies) = (found.policies, found.foreign_policies);
         Ok(state)
     }
 
-    /// The MAIN policies that we have words for.
+    /// Of the associations and policies under these names those that are there, without reading any others.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn read(&mut self, named: &[&KernelState]) -> Result<KernelState, Error> {
+        let associations = names::associations(named).into_iter().map(|key| codec::get_association(key));
+        let policies = names::policies(named).into_iter().map(|key| names::get_policy(key));
+        let requests = associations.chain(policies).map(|message| (message, 0)).collect();
+        let mut state = KernelState::default();
+        let refusals = self.socket.exchange(requests, |_, kind, payload| match kind {
+            XFRM_MSG_NEWSA => add_association(&mut state, payload),
+            XFRM_MSG_NEWPOLICY => add_policy(&mut state, payload),
+            _ => Ok(()),
+        })?;
+        let absent = |refusal: &Refusal| matches!(refusal.errno, libc::ENOENT | libc::ESRCH);
+        match refusals.into_iter().flatten().find(|refusal| !absent(refusal)) {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(state),
+        }
+    }
+
+    /// The names of the MAIN policies that we have words for.
     ///
     /// # Errors
     /// See [`Error`].
     pub fn policy_keys(&mut self) -> Result<Vec<PolicyKey>, Error> {
-        let policies =
-            self.dump(XfrmMessage::GetPolicy(Default::default()), XFRM_MSG_NEWPOLICY, codec::parse_policy)?;
-        let keys = policies.into_iter().filter_map(|observed| match observed {
-            ObservedPolicy::Known(policy) => Some(policy.key),
-            ObservedPolicy::Foreign(key) => Some(key),
-            ObservedPolicy::Alien => None,
-        });
-        Ok(keys.collect())
+        let policies = XfrmMessage::GetPolicy(Default::default());
+        self.socket.dump(&policies, XFRM_MSG_NEWPOLICY, |found: &mut Vec<_>, payload| {
+            match codec::parse_policy(payload)? {
+                ObservedPolicy::Known(policy) => found.push(policy.key),
+                ObservedPolicy::Foreign(key) => found.push(key),
+                ObservedPolicy::Alien => {}
+            }
+            Ok(())
+        })
     }
 
     /// Where the sequence numbers of all ESP associations stand.
@@ -121,252 +142,75 @@ impl Client {
     /// See [`Error`].
     pub fn replay_states(&mut self) -> Result<BTreeMap<AssociationKey, ReplayState>, Error> {
         let states = XfrmMessage::GetDumpSa(Default::default());
-        Ok(self.dump(states, XFRM_MSG_NEWSA, codec::parse_replay_state)?.into_iter().flatten().collect())
+        self.socket.dump(&states, XFRM_MSG_NEWSA, |found: &mut BTreeMap<_, _>, payload| {
+            found.extend(codec::parse_replay_state(payload)?);
+            Ok(())
+        })
     }
 
-    /// Adds an association whose sequence numbers go on from `replay`. A route optimization state that appeared meanwhile (an ACQUIRE makes larval ones) is updated.
+    /// Makes changes in their order, and says of each what the kernel refused. One that is refused holds up no other.
     ///
     /// # Errors
-    /// The kernel refuses; `ENOENT` or `ENOSYS` also for a missing algorithm or protocol module.
-    pub fn add_association(&mut self, sa: &SecurityAssociation, replay: ReplayState) -> Result<(), Error> {
-        match self.request(codec::add_association(sa, replay), NLM_F_CREATE | NLM_F_EXCL) {
-            Err(error) if error.is(libc::EEXIST) && sa.key.spi == 0 => {
-                self.request(codec::put_association(sa, true), 0)
-            }
-            other => other,
-        }
-    }
-
-    /// Gives a route optimization state another care-of address, in place; makes it when it has gone meanwhile.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn update_association(&mut self, sa: &SecurityAssociation) -> Result<(), Error> {
-        match self.request(codec::put_association(sa, true), 0) {
-            Err(error) if error.is(libc::ESRCH) => {
-                self.request(codec::put_association(sa, false), NLM_F_CREATE | NLM_F_EXCL)
-            }
-            other => other,
-        }
-    }
-
-    /// Removes an association; none there is fine.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn remove_association(&mut self, key: &AssociationKey) -> Result<(), Error> {
-        absent_is_fine(self.request(codec::delete_association(key), 0))
-    }
-
-    /// Gives a policy of a tunnel, and the SA that serves it, other ends, in one go. The SA goes on with its sequence numbers.
-    ///
-    /// # Errors
-    /// The kernel refuses; `ENOENT` without such a policy, `ENODATA` when its template has other ends, `ENOPROTOOPT` without
-    /// `CONFIG_XFRM_MIGRATE`.
-    pub fn migrate(&mut self, migration: &Migration) -> Result<(), Error> {
-        self.request(codec::migrate(migration), 0)
-    }
-
-    /// Gives an SA other ends: removes it and makes it anew with its sequence numbers.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn move_association(&mut self, from: &AssociationKey, to: &SecurityAssociation) -> Result<(), Error> {
-        let replay = self.replay_state(from)?.unwrap_or_default();
-        self.remove_association(from)?;
-        self.request(codec::add_association(to, replay), NLM_F_CREATE | NLM_F_EXCL)
-    }
-
-    /// Adds a policy.
-    ///
-    /// # Errors
-    /// The kernel refuses; `EEXIST` when another program has one with the same selector.
-    pub fn add_policy(&mut self, policy: &SecurityPolicy) -> Result<(), Error> {
-        self.request(codec::put_policy(policy, false), NLM_F_CREATE | NLM_F_EXCL)
-    }
-
-    /// Gives a policy another action or other templates, in one go.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn update_policy(&mut self, policy: &SecurityPolicy) -> Result<(), Error> {
-        self.request(codec::put_policy(policy, true), 0)
-    }
-
-    /// Removes a policy; none there is fine.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn remove_policy(&mut self, key: &PolicyKey) -> Result<(), Error> {
-        absent_is_fine(self.request(codec::delete_policy(key), 0))
-    }
-
-    pub(super) fn request(&mut self, message: XfrmMessage, flags: u16) -> Result<(), Error> {
-        self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
-        let mut done = false;
-        while !done {
-            done = self.receive(|message| match message.kind {
-                NLMSG_ERROR => acknowledgement(message).map(|()| true),
-                _ => Ok(false),
-            })?;
-        }
-        Ok(())
-    }
-
-    fn dump<T>(
-        &mut self,
-        request: XfrmMessage,
-        kind: u16,
-        parse: impl Fn(&[u8]) -> Result<T, netlink_packet_core::DecodeError>,
-    ) -> Result<Vec<T>, Error> {
-        for _ in 0..DUMP_ATTEMPTS {
-            self.send(request.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
-            let (mut done, mut interrupted, mut found) = (false, false, vec![]);
-            while !done {
-                done = self.receive(|message| {
-                    interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-                    match message.kind {
-                        NLMSG_DONE => return dump_end(message).map(|()| true),
-                        NLMSG_ERROR => return acknowledgement(message).map(|()| true),
-                        other if other == kind => {
-                            found.push(parse(message.payload).map_err(|e| Error::Malformed(e.to_string()))?);
-                        }
-                        _ => {}
-                    }
-                    Ok(false)
-                })?;
-            }
-            if !interrupted {
-                return Ok(found);
+    /// The kernel does not answer; what it was given before may be done.
+    pub fn change(&mut self, changes: &[Change<'_>]) -> Result<Vec<Option<Refusal>>, Error> {
+        let requests = changes.iter().map(|change| change.request()).collect();
+        let mut refusals = self.socket.exchange(requests, |_, _, _| Ok(()))?;
+        let mut again = vec![];
+        for (place, (change, slot)) in changes.iter().zip(&mut refusals).enumerate() {
+            let Some(refusal) = slot else { continue };
+            if change.is_done_by(refusal) {
+                *slot = None;
+            } else if let Some(request) = change.other_way(refusal) {
+                again.push((place, request));
             }
         }
-        Err(Error::Interrupted)
+        let (places, requests): (Vec<_>, Vec<_>) = again.into_iter().unzip();
+        for (place, refusal) in places.into_iter().zip(self.socket.exchange(requests, |_, _, _| Ok(()))?) {
+            if let Some(slot) = refusals.get_mut(place) {
+                *slot = refusal;
+            }
+        }
+        Ok(refusals)
     }
 
-    /// Asks for one object, which comes as a message of `kind`.
-    pub(super) fn ask<T>(
-        &mut self,
-        request: XfrmMessage,
-        kind: u16,
-        parse: impl Fn(&[u8]) -> Result<T, netlink_packet_core::DecodeError>,
-    ) -> Result<Option<T>, Error> {
-        self.send(request, NLM_F_REQUEST)?;
-        let (mut done, mut found) = (false, None);
-        while !done {
-            done = self.receive(|message| match message.kind {
-                NLMSG_ERROR => acknowledgement(message).map(|()| true),
-                other if other == kind => {
-                    found = Some(parse(message.payload).map_err(|e| Error::Malformed(e.to_string()))?);
-                    Ok(true)
-                }
-                _ => Ok(false),
-            })?;
-        }
+    /// Which object of another program is in the way of one that is to be added, in the words of `ip xfrm` and without keys. None when it has
+    /// gone.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn holder(&mut self, change: Change<'_>) -> Result<Option<String>, Error> {
+        let request = match change {
+            Change::AddAssociation(sa, _) => codec::get_association(&sa.key),
+            Change::AddPolicy(policy) => names::get_policy(&policy.key),
+            _ => return Ok(None),
+        };
+        let mut found = None;
+        self.socket.exchange(vec![(request, 0)], |_, kind, payload| {
+            match kind {
+                XFRM_MSG_NEWSA => found = Some(holder::association(payload)?),
+                XFRM_MSG_NEWPOLICY => found = Some(holder::policy(payload)?),
+                _ => {}
+            }
+            Ok(())
+        })?;
         Ok(found)
-    }
-
-    fn send(&mut self, message: XfrmMessage, flags: u16) -> Result<(), Error> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut message = NetlinkMessage::new(Default::default(), NetlinkPayload::InnerMessage(message));
-        message.header.flags = flags;
-        message.header.sequence_number = self.sequence;
-        message.finalize();
-        let mut buffer = vec![0; message.buffer_len()];
-        message.serialize(&mut buffer);
-        let sent = self.socket.send(&buffer, 0);
-        buffer.zeroize();
-        if let NetlinkPayload::InnerMessage(message) = &mut message.payload {
-            codec::wipe(message);
-        }
-        sent.map(drop).map_err(Error::Socket)
-    }
-
-    /// Reads one datagram and shows each message that answers the last request, until one says that it was the last.
-    fn receive(&mut self, mut each: impl FnMut(&Received<'_>) -> Result<bool, Error>) -> Result<bool, Error> {
-        let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
-        let received = self.socket.recv(&mut buffer, 0).map_err(|error| {
-            let late = error.kind() == io::ErrorKind::WouldBlock;
-            Error::Socket(if late {
-                io::Error::new(io::ErrorKind::TimedOut, "no answer from the kernel")
-            } else {
-                error
-            })
-        });
-        let result = received.and_then(|_| split(&buffer, self.sequence, &mut each));
-        buffer.zeroize();
-        result
     }
 }
 
-fn configure(socket: &mut Socket) -> io::Result<()> {
-    let limit = TimeVal::milliseconds(i64::try_from(TIME_LIMIT.as_millis()).unwrap_or(i64::MAX));
-    socket.bind(&SocketAddr::new(0, 0))?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    socket.set_ext_ack(true)?;
-    // Errors without the request in them: it holds keys.
-    socket.set_cap_ack(true)?;
-    setsockopt(&*socket, sockopt::ReceiveTimeout, &limit)?;
-    setsockopt(&*socket, sockopt::SendTimeout, &limit)?;
+fn add_association(state: &mut KernelState, payload: &[u8]) -> Result<(), Error> {
+    match codec::parse_association(payload)? {
+        Some(ObservedAssociation::Known(sa)) => drop(state.associations.insert(sa.key, sa)),
+        Some(ObservedAssociation::Foreign(key)) => drop(state.foreign_associations.insert(key)),
+        None => {}
+    }
     Ok(())
 }
 
-/// One message of a datagram.
-struct Received<'a> {
-    kind: u16,
-    flags: u16,
-    payload: &'a [u8],
-}
-
-fn split(
-    mut bytes: &[u8],
-    sequence: u32,
-    each: &mut impl FnMut(&Received<'_>) -> Result<bool, Error>,
-) -> Result<bool, Error> {
-    while !bytes.is_empty() {
-        let message = NetlinkBuffer::new_checked(bytes).map_err(|e| Error::Malformed(e.to_string()))?;
-        let length = message.length() as usize;
-        let received = Received { kind: message.message_type(), flags: message.flags(), payload: message.payload() };
-        if message.sequence_number() == sequence && each(&received)? {
-            return Ok(true);
-        }
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+fn add_policy(state: &mut KernelState, payload: &[u8]) -> Result<(), Error> {
+    match codec::parse_policy(payload)? {
+        ObservedPolicy::Known(policy) => drop(state.policies.insert(policy.key, policy)),
+        ObservedPolicy::Foreign(key) => drop(state.foreign_policies.insert(key)),
+        ObservedPolicy::Alien => {}
     }
-    Ok(false)
-}
-
-/// Reads an `NLMSG_ERROR`: an error number, the header of the request (alone, as we asked for), attributes.
-fn acknowledgement(message: &Received<'_>) -> Result<(), Error> {
-    let (code, rest) = error_code(message.payload)?;
-    if code == 0 {
-        return Ok(());
-    }
-    let request = if message.flags & NLM_F_CAPPED != 0 {
-        NLMSG_HEADER_LENGTH
-    } else {
-        NetlinkBuffer::new_checked(rest).map_or(rest.len(), |b| (b.length() as usize).next_multiple_of(4))
-    };
-    let attributes = rest.get(request..).filter(|_| message.flags & NLM_F_ACK_TLVS != 0);
-    Err(Refusal { errno: code.saturating_neg(), text: attributes.and_then(extended_text) }.into())
-}
-
-/// Reads an `NLMSG_DONE`, which may carry an error number.
-fn dump_end(message: &Received<'_>) -> Result<(), Error> {
-    match error_code(message.payload) {
-        Ok((code, _)) if code < 0 => Err(Refusal { errno: code.saturating_neg(), text: None }.into()),
-        _ => Ok(()),
-    }
-}
-
-fn error_code(payload: &[u8]) -> Result<(i32, &[u8]), Error> {
-    let (code, rest) = payload
-        .split_first_chunk::<4>()
-        .ok_or_else(|| Error::Malformed("an acknowledgement without a code".to_owned()))?;
-    Ok((i32::from_ne_bytes(*code), rest))
-}
-
-fn absent_is_fine(result: Result<(), Error>) -> Result<(), Error> {
-    match result {
-        Err(error) if error.is(libc::ENOENT) || error.is(libc::ESRCH) => Ok(()),
-        other => other,
-    }
+    Ok(())
 }

@@ -14,11 +14,18 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub fn replay_state(&mut self, key: &AssociationKey) -> Result<Option<ReplayState>, Error> {
-        let found = self.ask(codec::get_association(key), XFRM_MSG_NEWSA, codec::parse_replay_state);
-        match found {
-            Ok(found) => Ok(found.flatten().filter(|(observed, _)| observed == key).map(|(_, state)| state)),
-            Err(Error::Refused(refusal)) if refusal.errno == libc::ESRCH => Ok(None),
-            Err(error) => Err(error),
+        let mut found = None;
+        let asked = vec![(codec::get_association(key), 0)];
+        let refusals = self.socket.exchange(asked, |_, kind, payload| {
+            if kind == XFRM_MSG_NEWSA {
+                found = codec::parse_replay_state(payload)?;
+            }
+            Ok(())
+        })?;
+        match refusals.into_iter().flatten().next() {
+            None => Ok(found.filter(|(observed, _)| observed == key).map(|(_, state)| state)),
+            Some(refusal) if refusal.errno == libc::ESRCH => Ok(None),
+            Some(refusal) => Err(refusal.into()),
         }
     }
 
@@ -27,7 +34,9 @@ impl Client {
     /// # Errors
     /// The kernel refuses; `ESRCH` when there is no such SA, `EINVAL` when it has another replay window.
     pub fn set_replay_state(&mut self, key: &AssociationKey, esp: &Esp, state: ReplayState) -> Result<(), Error> {
-        self.request(set_replay_state(key, esp, state), NLM_F_REPLACE)
+        let asked = vec![(set_replay_state(key, esp, state), NLM_F_REPLACE)];
+        let refusals = self.socket.exchange(asked, |_, _, _| Ok(()))?;
+        refusals.into_iter().flatten().next().map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 }
 
