@@ -29,6 +29,7 @@ use super::pace::{self, Drained};
 use super::packet_path::{FRAMES_PER_PORT, PacketPath, Report};
 use super::packet_socket::PacketSocket;
 use super::ports::{self, OpenPort};
+use super::qmp::Hypervisors;
 use super::raw_socket::ReceiveBuffer;
 use super::roster::Roster;
 use super::sequences::Ledger;
@@ -68,6 +69,7 @@ struct Runner {
     socket: MobilitySocket,
     path: PacketPath,
     herald: Herald,
+    hypervisors: Hypervisors,
     started: Instant,
     uplink: Option<Uplink>,
     routed_packets: Option<(PacketSocket, AsyncFd<OwnedFd>)>,
@@ -170,6 +172,7 @@ impl Runner {
             socket,
             path,
             herald: Herald::new(control),
+            hypervisors: Hypervisors::default(),
             started: clock::now(),
             uplink: None,
             routed_packets: None,
@@ -196,6 +199,7 @@ impl Runner {
         let mut monitor = Monitor::open(own).map_err(|source| Error::socket("a netlink monitor", source))?;
         let mobility = sys::watch(self.socket.as_fd()).map_err(event_loop)?;
         self.begin().await;
+        self.follow_hypervisors();
         let (mut buffer, mut routed_buffer) = (ReceiveBuffer::new(PACKET_LIMIT), vec![0; PACKET_LIMIT]);
         loop {
             self.pump().await;
@@ -211,6 +215,12 @@ impl Runner {
                     let reply = self.answer(asked.request, clock::now()).await;
                     // A client that has gone needs no answer.
                     let _ = asked.reply.send(reply);
+                }
+                (guest, command) = self.hypervisors.next() => {
+                    tracing::info!(guest, "by its hypervisor: {command:?}");
+                    if let Err(why) = self.command(&guest, command, clock::now()) {
+                        tracing::warn!(guest, "not done: {why}");
+                    }
                 }
                 ready = mobility.readable() => {
                     let mut guard = ready.map_err(event_loop)?;
@@ -239,6 +249,15 @@ impl Runner {
                 }
             }
         }
+    }
+
+    /// Listens to the hypervisors that the policy names, and to no others any more.
+    fn follow_hypervisors(&mut self) {
+        let sockets = self.roster.guests().filter_map(|(_, guest)| {
+            let path = guest.attachment.as_ref()?.qmp.clone()?;
+            Some((guest.name.clone(), path))
+        });
+        self.hypervisors.follow(sockets);
     }
 
     /// Looks at everything that others may have changed.

@@ -27,6 +27,7 @@ pub mod pace;
 pub mod packet_path;
 pub mod packet_socket;
 pub mod ports;
+pub mod qmp;
 pub mod raw_socket;
 pub mod reconcile;
 pub mod report;

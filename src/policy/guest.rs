@@ -29,6 +29,7 @@ impl Resolver<'_> {
                 self.only_in(Role::MobileNode, &fields.port, &format!("{path}.port"));
                 self.only_in(Role::MobileNode, &fields.router, &format!("{path}.router"));
                 self.only_in(Role::MobileNode, &fields.attach, &format!("{path}.attach"));
+                self.only_in(Role::MobileNode, &fields.qmp, &format!("{path}.qmp"));
                 Some(None)
             }
         };
@@ -98,7 +99,8 @@ impl Resolver<'_> {
             );
         }
         let attach = self.optional(&table.get_ref().attach, &format!("{path}.attach"), |text| value::attach_mode(text));
-        Some(Attachment { mac: mac?, port: port?, router: router?, attach: attach?.unwrap_or_default() })
+        let qmp = self.optional(&table.get_ref().qmp, &format!("{path}.qmp"), |text| value::socket_path(text));
+        Some(Attachment { mac: mac?, port: port?, router: router?, attach: attach?.unwrap_or_default(), qmp: qmp? })
     }
 
     fn port(&mut self, table: &Spanned<schema::Port>, key: &str) -> Option<Port> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::ipsec::{Class, SecurityAssociation, Toward};
@@ -97,6 +98,8 @@ pub struct Attachment {
     pub router: RouterPolicy,
     /// From when on the host speaks for it.
     pub attach: AttachMode,
+    /// The socket on which its hypervisor speaks QMP, an absolute path.
+    pub qmp: Option<PathBuf>,
 }
 
 /// When a host begins to speak for a guest.

@@ -58,6 +58,7 @@ pub(super) struct Guest {
     pub(super) mac: Field<String>,
     pub(super) port: Field<Port>,
     pub(super) attach: Field<String>,
+    pub(super) qmp: Field<String>,
     pub(super) lifetime: Field<i64>,
     pub(super) router: Field<Router>,
     pub(super) protect: Field<Protect>,

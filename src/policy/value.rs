@@ -1,6 +1,7 @@
 //! Single values: texts and numbers of the file become addresses, prefixes, interface names, lifetimes.
 
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::AttachMode;
@@ -135,6 +136,18 @@ pub(super) fn host_name(text: &str) -> Result<String, Wrong> {
     ))
 }
 
+/// Where a socket is: `sun_path` of unix(7) holds 107 octets.
+pub(super) fn socket_path(text: &str) -> Result<PathBuf, Wrong> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() && text.len() < 108 && !text.contains('\0') {
+        return Ok(path);
+    }
+    Err(Wrong::new(
+        format!("expected an absolute path of at most 107 octets, got {text:?}"),
+        "name the socket as QEMU's -qmp unix:PATH,server=on,wait=off does",
+    ))
+}
+
 /// When a guest is attached.
 pub(super) fn attach_mode(text: &str) -> Result<AttachMode, Wrong> {
     match text {
@@ -214,6 +227,14 @@ mod tests {
         assert_eq!(read("when-seen"), AttachMode::WhenSeen);
         assert_eq!(read("on-command"), AttachMode::OnCommand);
         assert!(attach_mode("sometimes").unwrap_err().message.contains("\"when-seen\""));
+    }
+
+    #[test]
+    fn a_socket_has_an_absolute_path_that_fits() {
+        assert_eq!(socket_path("/run/qemu/vm1.qmp"), Ok(PathBuf::from("/run/qemu/vm1.qmp")));
+        for wrong in ["", "vm1.qmp", &format!("/{}", "x".repeat(107)), "/run/\0"] {
+            assert!(socket_path(wrong).unwrap_err().help.contains("-qmp"), "{wrong:?}");
+        }
     }
 
     #[test]

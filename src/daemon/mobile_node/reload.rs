@@ -65,6 +65,7 @@ impl Runner {
             self.place(id);
             self.begin_guest(id, now);
         }
+        self.follow_hypervisors();
         self.look_at_uplink(now).await;
         self.publish(now);
         self.reconcile(now).await;
