@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::netlink::{route, xfrm};
 use crate::ipsec::{AssociationKey, ReplayState};
-use crate::kernel_state::{Configuration, KernelState, Step, diff, owned};
+use crate::kernel_state::{Configuration, KernelState, Step, Tunnels, diff, owned};
 use crate::vocabulary::GuestId;
 
 /// Changes by others between our look and our step are answered by another round.
@@ -73,6 +73,7 @@ pub struct Reconciler {
     route: route::Client,
     /// Where the sequence numbers of SAs that are made have to go on.
     starts: BTreeMap<AssociationKey, ReplayState>,
+    tunnels: Tunnels,
 }
 
 impl Reconciler {
@@ -83,7 +84,8 @@ impl Reconciler {
     pub fn new(configuration: Configuration) -> Result<Self, Error> {
         let xfrm = xfrm::Client::open().map_err(Error::OpenXfrm)?;
         let route = route::Client::open().map_err(Error::OpenRoute)?;
-        Ok(Self { configuration, xfrm, route, starts: BTreeMap::new() })
+        let tunnels = Tunnels::new(&configuration);
+        Ok(Self { configuration, xfrm, route, starts: BTreeMap::new(), tunnels })
     }
 
     /// Says where the sequence numbers of ESP SAs go on that are made from now on; others start at 0.
@@ -91,12 +93,13 @@ impl Reconciler {
         self.starts = starts;
     }
 
-    /// Where the sequence numbers of the kernel's ESP SAs stand.
+    /// Where the sequence numbers of the kernel's ESP SAs stand, by the names of the policy file.
     ///
     /// # Errors
     /// The table cannot be read.
     pub fn replay_states(&mut self) -> Result<BTreeMap<AssociationKey, ReplayState>, Error> {
-        self.xfrm.replay_states().map_err(Error::ObserveXfrm)
+        let states = self.xfrm.replay_states().map_err(Error::ObserveXfrm)?;
+        Ok(states.into_iter().map(|(key, state)| (self.tunnels.name_at_rest(&key), state)).collect())
     }
 
     /// The route client, for finding the uplink.
@@ -184,6 +187,8 @@ impl Reconciler {
                 self.xfrm.remove_association(&sa.key).and_then(|()| self.xfrm.add_association(sa, start))
             }
             Step::RemoveAssociation(key) => self.xfrm.remove_association(key),
+            Step::Migrate(migration) => self.xfrm.migrate(migration),
+            Step::MoveAssociation { from, to } => self.xfrm.move_association(from, to),
             _ => {
                 return self.route_step(step).await.map_err(|error| {
                     let answered = !matches!(error, route::Error::Late | route::Error::Open(_));
@@ -198,7 +203,7 @@ impl Reconciler {
     }
 
     fn start(&self, key: &AssociationKey) -> ReplayState {
-        self.starts.get(key).copied().unwrap_or_default()
+        self.starts.get(&self.tunnels.name_at_rest(key)).copied().unwrap_or_default()
     }
 
     async fn route_step(&self, step: &Step) -> Result<(), route::Error> {
@@ -218,7 +223,9 @@ impl Reconciler {
             | Step::AddAssociation(_)
             | Step::UpdateAssociation(_)
             | Step::ReplaceAssociation(_)
-            | Step::RemoveAssociation(_) => Ok(()),
+            | Step::RemoveAssociation(_)
+            | Step::Migrate(_)
+            | Step::MoveAssociation { .. } => Ok(()),
         }
     }
 }
@@ -229,6 +236,9 @@ fn xfrm_hint(step: &Step, error: &xfrm::Error) -> Option<&'static str> {
         (libc::EPERM, _) => Some("CAP_NET_ADMIN is needed"),
         (libc::EEXIST, Step::AddPolicy(_)) => {
             Some("another program has a policy with this selector: see `ip xfrm policy`")
+        }
+        (libc::ENOPROTOOPT, Step::Migrate(_)) => {
+            Some("the kernel cannot move tunnels (CONFIG_XFRM_MIGRATE): run `kagemusha check`")
         }
         (libc::EEXIST, _) => Some("another program has an SA with this destination and SPI: see `ip xfrm state`"),
         (libc::ENOENT | libc::ENOSYS | libc::EPROTONOSUPPORT | libc::ESOCKTNOSUPPORT, _) => {

@@ -5,20 +5,14 @@ use std::net::Ipv6Addr;
 
 use super::object::{Address, Link, LinkKind, Route, RouteKey, RouteKind, Rule};
 use super::{
-    DEAD_END_TABLE, DELIVERY_RULE, DELIVERY_TABLE, FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, HOME_AGENT_TUNNEL_LINK,
-    KernelState, MAIN_TABLE, NATIVE_RULE, PROTECTING_PRIORITY, ROUTE_PROTOCOL, SINK_LINK, SOURCE_RULE, protocol,
+    DEAD_END_TABLE, DELIVERY_RULE, DELIVERY_TABLE, ESP_TUNNEL_LINK, ESP_TUNNEL_TABLE, HOME_ADDRESS_LINK,
+    HOME_AGENT_TUNNEL_LINK, KernelState, MAIN_TABLE, NATIVE_RULE, ROUTE_PROTOCOL, SINK_LINK, SOURCE_RULE, protect,
+    protocol,
 };
-use crate::ipsec::{
-    Action, AssociationKey, Class, Direction, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Selector,
-    Template, TemplateProtocol, Transform, UpperLayer,
-};
+use crate::ipsec::{AssociationKey, Class, Direction, SecurityAssociation, Selector, Toward, Transform};
 use crate::policy::{GuestPolicy, Policy, Protection, Role};
 use crate::vocabulary::{GuestId, Prefix};
 
-/// Mobility header type of a binding update (RFC 6275 §6.1.7).
-const BINDING_UPDATE: u8 = 5;
-/// Mobility header type of a binding acknowledgement (RFC 6275 §6.1.8).
-const BINDING_ACKNOWLEDGEMENT: u8 = 6;
 /// Metric of our routes in tables of our own: the kernel's default, given explicitly because it belongs to a route's name.
 const METRIC: u32 = 1024;
 /// Metric of the routes to bound guests on a home agent.
@@ -87,27 +81,22 @@ pub fn compile(configuration: &Configuration, bindings: &Bindings, site: &Site) 
     state
 }
 
-/// What is in force from the start to the end of the daemon, whatever the bindings: the failsafe policies and the ESP SAs.
+/// What is in force from the start to the end of the daemon, whatever the bindings: the failsafe policies and the ESP SAs, and at a home
+/// agent the policies in transport mode.
 ///
 /// The daemon begins with it, before anything can be sent. To leave nothing at all, reconcile with `KernelState::default()`; where
 /// the sequence numbers of an SA go on that is made again later is the daemon's to know (`daemon::sequences`).
 pub fn at_rest(configuration: &Configuration) -> KernelState {
     let mut state = KernelState::default();
-    let home_agent = Prefix::host(configuration.home_agent);
     for guest in &configuration.guests {
-        state.associations.extend(guest.protection.associations().iter().map(|a| (a.key, a.clone())));
-        if configuration.role == Role::MobileNode {
-            let home_address = Prefix::host(guest.home_address);
-            let mobility = UpperLayer::Protocol(protocol::MOBILITY);
-            add_policy(&mut state, failsafe(Direction::Out, home_address, Prefix::ANY, mobility));
-            add_policy(&mut state, failsafe(Direction::In, Prefix::ANY, home_address, mobility));
-        }
+        protect::at_rest(&mut state, configuration, guest);
     }
     if configuration.role == Role::HomeAgent {
-        let (update, acknowledgement) =
-            (UpperLayer::MobilityHeader(BINDING_UPDATE), UpperLayer::MobilityHeader(BINDING_ACKNOWLEDGEMENT));
-        add_policy(&mut state, failsafe(Direction::In, Prefix::ANY, home_agent, update));
-        add_policy(&mut state, failsafe(Direction::Out, home_agent, Prefix::ANY, acknowledgement));
+        let home_agent = Prefix::host(configuration.home_agent);
+        let [update, acknowledgement] = Toward::BOTH.map(|toward| Class::HomeRegistration.upper_layer(toward));
+        let selector = |source, destination, upper_layer| Selector { source, destination, upper_layer };
+        protect::block(&mut state, Direction::In, selector(Prefix::ANY, home_agent, update));
+        protect::block(&mut state, Direction::Out, selector(home_agent, Prefix::ANY, acknowledgement));
     }
     state
 }
@@ -119,8 +108,9 @@ fn mobile_node(state: &mut KernelState, configuration: &Configuration, bindings:
     add_route(state, DEAD_END_TABLE, Prefix::ANY, RouteKind::Unicast, HOME_ADDRESS_LINK, METRIC, None);
     for (id, care_of_address) in &bindings.0 {
         let Some(guest) = configuration.guests.get(id.0) else { continue };
-        let (home_address, home_agent) = (guest.home_address, configuration.home_agent);
-        secure(state, guest, home_agent, *care_of_address);
+        let home_address = guest.home_address;
+        protect::route_optimization_states(state, home_address, configuration.home_agent, *care_of_address);
+        protect::bound(state, configuration, guest, *care_of_address);
         state.addresses.insert(
             home_address,
             Address {
@@ -133,123 +123,74 @@ fn mobile_node(state: &mut KernelState, configuration: &Configuration, bindings:
         );
         let host = Prefix::host(home_address);
         add_route(state, DELIVERY_TABLE, host, RouteKind::Local, "lo", METRIC, None);
-        let upper_layer = if guest.protection.is_none() { protocol::MOBILITY } else { protocol::ESP };
-        let rule = |preference, source, destination, input, upper_layer, table| Rule {
-            preference,
-            source,
-            destination,
-            input,
-            upper_layer,
-            table,
-            protocol: ROUTE_PROTOCOL,
+        rules(state, guest, site);
+    }
+}
+
+/// Where packets from and to a guest away from home go.
+fn rules(state: &mut KernelState, guest: &Guest, site: &Site) {
+    let host = Prefix::host(guest.home_address);
+    let rule = |preference, source, destination, input, upper_layer, table| Rule {
+        preference,
+        source,
+        destination,
+        input,
+        upper_layer,
+        table,
+        protocol: ROUTE_PROTOCOL,
+    };
+    let has = |class| guest.protection.classes.contains_key(&class);
+    let payload = has(Class::TunnelPayload);
+    if payload {
+        // What ESP let out of its tunnel, or the host says to the guest. In the clear, the policies refuse it.
+        add_route(state, ESP_TUNNEL_TABLE, host, RouteKind::Unicast, ESP_TUNNEL_LINK, METRIC, None);
+        state.rules.insert(rule(NATIVE_RULE, Prefix::ANY, host, None, None, ESP_TUNNEL_TABLE));
+    }
+    if let Some(uplink) = &site.uplink {
+        let mut deliver = |upper_layer| {
+            let input = Some(uplink.clone());
+            state.rules.insert(rule(DELIVERY_RULE, Prefix::ANY, host, input, Some(upper_layer), DELIVERY_TABLE));
         };
-        if let Some(uplink) = &site.uplink {
-            let input = || Some(uplink.clone());
-            let any = Prefix::ANY;
-            state.rules.insert(rule(DELIVERY_RULE, any, host, input(), Some(upper_layer), DELIVERY_TABLE));
+        deliver(if guest.protection.is_none() { protocol::MOBILITY } else { protocol::ESP });
+        if has(Class::ReturnRoutability) || has(Class::TunnelMobilityHeaders) {
+            // Out of the tunnel they come from the same link.
+            deliver(protocol::MOBILITY);
+        }
+        if !payload {
             // A host that forwards would send them back where they came from. What a home agent sends with a type 2 routing
             // header is read off the uplink before it comes here.
-            state.rules.insert(rule(NATIVE_RULE, any, host, input(), None, DEAD_END_TABLE));
+            let input = Some(uplink.clone());
+            state.rules.insert(rule(NATIVE_RULE, Prefix::ANY, host, input, None, DEAD_END_TABLE));
         }
-        // The route of a packet is chosen before IPsec and, by its care-of address, once more after the Home Address option
-        // was put in. So the first choice may be the dummy link, and what no policy gave that option dies there.
-        state.rules.insert(rule(SOURCE_RULE, host, Prefix::ANY, None, None, DEAD_END_TABLE));
     }
+    // The route of a packet is chosen before IPsec and, by its care-of address, once more after the Home Address option
+    // was put in, or it was put into a tunnel. So the first choice may be the dummy link, and what no policy took dies there.
+    state.rules.insert(rule(SOURCE_RULE, host, Prefix::ANY, None, None, DEAD_END_TABLE));
 }
 
-/// The two route optimization states and the two protecting policies of a guest away from home.
-fn secure(state: &mut KernelState, guest: &Guest, home_agent: Ipv6Addr, care_of_address: Ipv6Addr) {
-    let home_address = guest.home_address;
-    let transform = Transform::RouteOptimization { care_of_address, wildcard: false };
-    for (source, destination, protocol) in
-        [(home_address, home_agent, protocol::DESTINATION_OPTIONS), (home_agent, home_address, protocol::ROUTING)]
-    {
-        let key = AssociationKey { source, destination, protocol, spi: 0 };
-        state.associations.insert(key, SecurityAssociation { key, transform: transform.clone() });
-    }
-    let option = Template {
-        source: home_address,
-        destination: home_agent,
-        ..route_optimization(TemplateProtocol::HomeAddressOption, Level::Required)
-    };
-    let routing_header = route_optimization(TemplateProtocol::Type2RoutingHeader, Level::Required);
-    let (to_home_agent, to_guest) = match guest.protection.classes.get(&Class::HomeRegistration) {
-        None => (vec![option], vec![routing_header]),
-        Some(reqids) => (vec![esp(reqids.to_home_agent), option], vec![esp(reqids.to_guest), routing_header]),
-    };
-    let (home_address, home_agent) = (Prefix::host(home_address), Prefix::host(home_agent));
-    add_policy(state, allow(Direction::Out, home_address, home_agent, BINDING_UPDATE, to_home_agent));
-    add_policy(state, allow(Direction::In, home_agent, home_address, BINDING_ACKNOWLEDGEMENT, to_guest));
-}
-
-/// Home-agent role. The type 2 routing header of an acknowledgement is ancillary data of the daemon's socket, not a state.
+/// Home-agent role.
 fn home_agent(state: &mut KernelState, configuration: &Configuration, bindings: &Bindings) {
     let any = Ipv6Addr::UNSPECIFIED;
     let key = AssociationKey { source: any, destination: any, protocol: protocol::DESTINATION_OPTIONS, spi: 0 };
     let transform = Transform::RouteOptimization { care_of_address: any, wildcard: true };
     state.associations.insert(key, SecurityAssociation { key, transform });
-    let home_agent = Prefix::host(configuration.home_agent);
-    for guest in &configuration.guests {
-        let home_address = Prefix::host(guest.home_address);
-        // Level use: a de-registration sent from home has no Home Address option (RFC 6275 §11.5.5).
-        let option = route_optimization(TemplateProtocol::HomeAddressOption, Level::Use);
-        let (from_guest, to_guest) = match guest.protection.classes.get(&Class::HomeRegistration) {
-            None => (vec![option], vec![]),
-            Some(reqids) => (vec![esp(reqids.to_home_agent), option], vec![esp(reqids.to_guest)]),
-        };
-        add_policy(state, allow(Direction::In, home_address, home_agent, BINDING_UPDATE, from_guest));
-        add_policy(state, allow(Direction::Out, home_agent, home_address, BINDING_ACKNOWLEDGEMENT, to_guest));
+    for guest in configuration.guests.iter().filter(|guest| guest.protection.is_none()) {
+        protect::unprotected_home_agent(state, configuration.home_agent, guest.home_address);
     }
-    for id in bindings.0.keys() {
+    for (id, care_of_address) in &bindings.0 {
         let Some(guest) = configuration.guests.get(id.0) else { continue };
+        protect::bound(state, configuration, guest, *care_of_address);
         let destination = Prefix::host(guest.home_address);
         let source = Some(configuration.home_agent);
-        add_route(state, MAIN_TABLE, destination, RouteKind::Unicast, HOME_AGENT_TUNNEL_LINK, GUEST_METRIC, source);
+        let device = if guest.protection.classes.contains_key(&Class::TunnelPayload) {
+            // The kernel tunnels, whatever the link; what no policy took dies there.
+            add_link(state, HOME_ADDRESS_LINK, LinkKind::Dummy, false);
+            HOME_ADDRESS_LINK
+        } else {
+            HOME_AGENT_TUNNEL_LINK
+        };
+        add_route(state, MAIN_TABLE, destination, RouteKind::Unicast, device, GUEST_METRIC, source);
     }
-}
-
-fn esp(reqid: u32) -> Template {
-    Template {
-        source: Ipv6Addr::UNSPECIFIED,
-        destination: Ipv6Addr::UNSPECIFIED,
-        protocol: TemplateProtocol::Esp,
-        mode: Mode::Transport,
-        reqid,
-        level: Level::Required,
-    }
-}
-
-fn route_optimization(protocol: TemplateProtocol, level: Level) -> Template {
-    Template {
-        source: Ipv6Addr::UNSPECIFIED,
-        destination: Ipv6Addr::UNSPECIFIED,
-        protocol,
-        mode: Mode::RouteOptimization,
-        reqid: 0,
-        level,
-    }
-}
-
-fn failsafe(direction: Direction, source: Prefix, destination: Prefix, upper_layer: UpperLayer) -> SecurityPolicy {
-    let selector = Selector { source, destination, upper_layer };
-    let key = PolicyKey { direction, selector, priority: FAILSAFE_PRIORITY };
-    SecurityPolicy { key, action: Action::Block, templates: vec![] }
-}
-
-fn allow(
-    direction: Direction,
-    source: Prefix,
-    destination: Prefix,
-    kind: u8,
-    templates: Vec<Template>,
-) -> SecurityPolicy {
-    let selector = Selector { source, destination, upper_layer: UpperLayer::MobilityHeader(kind) };
-    let key = PolicyKey { direction, selector, priority: PROTECTING_PRIORITY };
-    SecurityPolicy { key, action: Action::Allow, templates }
-}
-
-fn add_policy(state: &mut KernelState, policy: SecurityPolicy) {
-    state.policies.insert(policy.key, policy);
 }
 
 fn add_link(state: &mut KernelState, name: &str, kind: LinkKind, ipv6_disabled: bool) {

@@ -20,6 +20,8 @@ impl Step {
                 association(&wanted.key)
             }
             Self::RemoveAssociation(key) => association(key),
+            Self::Migrate(migration) => policy(&migration.policy),
+            Self::MoveAssociation { from, to } => association(from) || association(&to.key),
             Self::AddLink(_) | Self::UpdateLink(_) | Self::RemoveLink(_) => false,
             Self::SetAddress(address) => address.address == home_address,
             Self::RemoveAddress(address) => *address == home_address,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::object::{LinkKind, Route, RouteKey, RouteKind, Rule};
-use super::plan::Step;
+use super::plan::{Migration, Step};
 use super::{FAILSAFE_PRIORITY, protocol};
 use crate::ipsec::{
     Action, AssociationKey, Direction, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Selector,
@@ -20,6 +20,10 @@ impl fmt::Display for Step {
             Self::UpdateAssociation(sa) => write!(f, "update {}", Association(sa)),
             Self::ReplaceAssociation(sa) => write!(f, "replace {}", Association(sa)),
             Self::RemoveAssociation(key) => write!(f, "remove {}", AssociationName(key)),
+            Self::Migrate(Migration { policy, from, to, .. }) => {
+                write!(f, "migrate {} from {} → {} to {} → {}", PolicyName(policy), from.0, from.1, to.0, to.1)
+            }
+            Self::MoveAssociation { from, to } => write!(f, "move {} to {}", AssociationName(from), Association(to)),
             Self::AddLink(link) => write!(f, "add link {} ({})", link.name, Kind(&link.kind)),
             Self::UpdateLink(link) => write!(f, "update link {} ({})", link.name, Kind(&link.kind)),
             Self::RemoveLink(name) => write!(f, "remove link {name}"),

@@ -3,7 +3,7 @@
 //! [`compile()`] says what is wanted, [`owned`] what of the observed state is ours, [`diff`] how to get from one to the
 //! other in an order that never lets a protected binding update leave in clear. Applying it is the shell's work.
 //!
-//! The SAs and SPs are those that RFC 3776 §3.1 wants for home registrations, selected as RFC 4301 §4.4.1 says; the Home Address option and the type 2 routing
+//! The SAs and SPs are those that RFC 3776 §3 wants for each class of traffic, selected as RFC 4301 §4.4.1 says; the Home Address option and the type 2 routing
 //! header (RFC 6275 §6.3, §6.4) are put in and taken off by the kernel by templates of the same policies.
 //!
 //! What is ours is recognisable, so that a restart finds it and an alien object is never touched:
@@ -17,19 +17,24 @@ mod display;
 mod object;
 mod ownership;
 mod plan;
+mod protect;
+mod tunnels;
 
 pub use compile::{Bindings, Configuration, Guest, Site, at_rest, compile};
 pub use object::{Address, Link, LinkKind, Route, RouteKey, RouteKind, Rule};
 pub use ownership::{associated, owned};
-pub use plan::{Plan, Step, diff};
+pub use plan::{Migration, Plan, Step, diff};
+pub use tunnels::Tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
-use crate::ipsec::{AssociationKey, PolicyKey, SecurityAssociation, SecurityPolicy};
+use crate::ipsec::{AssociationKey, Class, PolicyKey, SecurityAssociation, SecurityPolicy};
 
-/// Priority of the policies that protect or explicitly allow; the lower number wins.
+/// Priority of the policies that protect registrations, the first of our band; the lower number wins.
 pub const PROTECTING_PRIORITY: u32 = 0x4b10;
+/// Priority of the policies of a home agent that let neighbour discovery through where all ICMPv6 is protected.
+pub const NEIGHBOR_DISCOVERY_PRIORITY: u32 = 0x4b13;
 /// Priority of the failsafe policies that block what no protecting policy took.
 pub const FAILSAFE_PRIORITY: u32 = 0x4b20;
 /// `rtm_protocol` of our routes and `FRA_PROTOCOL` of our rules (`linux/rtnetlink.h` leaves the number free).
@@ -46,6 +51,8 @@ pub const RULE_BAND_END: u32 = 0x4b10;
 pub const DELIVERY_TABLE: u32 = 0x4b47;
 /// Routing table of packets that must not be routed natively: all of it leads into our dummy link.
 pub const DEAD_END_TABLE: u32 = 0x4b48;
+/// Routing table of guests whose data go through the kernel's ESP tunnels: their home addresses are behind [`ESP_TUNNEL_LINK`].
+pub const ESP_TUNNEL_TABLE: u32 = 0x4b49;
 /// The kernel's table `local`.
 pub const LOCAL_TABLE: u32 = 255;
 /// The kernel's table `main`.
@@ -54,8 +61,25 @@ pub const MAIN_TABLE: u32 = 254;
 pub const HOME_ADDRESS_LINK: &str = "kage0";
 /// Our sink for the kernel's own copy of IPv6-in-IPv6 packets.
 pub const SINK_LINK: &str = "kage-sink";
+/// The TUN link of the mobile-node role through which the data of guests go into the kernel's ESP tunnels and come back; the daemon
+/// makes it, we only point routes at it.
+pub const ESP_TUNNEL_LINK: &str = "kage-esp";
 /// The TUN link of the home-agent role; the daemon makes it, we only point routes at it.
 pub const HOME_AGENT_TUNNEL_LINK: &str = "kage-ha";
+
+/// Priority of the policies of a class, by its precedence.
+pub const fn class_priority(class: Class) -> u32 {
+    match class {
+        Class::HomeRegistration => PROTECTING_PRIORITY,
+        Class::MobilePrefixDiscovery => 0x4b11,
+        Class::MobilityHeaders => 0x4b12,
+        Class::Icmpv6 => 0x4b14,
+        Class::Any => 0x4b15,
+        Class::ReturnRoutability => 0x4b16,
+        Class::TunnelMobilityHeaders => 0x4b17,
+        Class::TunnelPayload => 0x4b18,
+    }
+}
 
 /// IP protocol numbers (IANA "Protocol Numbers").
 pub(crate) mod protocol {

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 
 use super::compile::Configuration;
 use super::object::LinkKind;
+use super::tunnels::Tunnels;
 use super::{
     DELIVERY_RULE, FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE, PROTECTING_PRIORITY, ROUTE_PROTOCOL,
     RULE_BAND_END, SINK_LINK, protocol,
@@ -36,7 +37,9 @@ pub fn owned(configuration: &Configuration, observed: &KernelState) -> KernelSta
         .retain(|rule| rule.protocol == ROUTE_PROTOCOL && (DELIVERY_RULE..RULE_BAND_END).contains(&rule.preference));
     let named = named(configuration);
     state.associations.retain(|key, sa| named.contains(key) || associated(configuration, sa));
-    state.foreign_associations.retain(|key| named.contains(key));
+    // A tunnel is known by its SPI, wherever its binding has taken it.
+    let tunnels = Tunnels::new(configuration);
+    state.foreign_associations.retain(|key| named.contains(&tunnels.name_at_rest(key)));
     state
 }
 

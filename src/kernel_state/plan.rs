@@ -1,10 +1,13 @@
 //! From what is to what shall be, in an order that never lets a protected message leave in clear.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
 use super::object::{Address, Link, Route, RouteKey, RouteKind, Rule};
 use super::{FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE};
-use crate::ipsec::{AssociationKey, PolicyKey, SecurityAssociation, SecurityPolicy, Transform};
+use crate::ipsec::{
+    AssociationKey, EspMode, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Template, Transform,
+};
 use crate::vocabulary::Prefix;
 
 /// One change of the kernel. `Display` is for logs and has no keys.
@@ -25,6 +28,16 @@ pub enum Step {
     ReplaceAssociation(SecurityAssociation),
     /// Association no longer wanted.
     RemoveAssociation(AssociationKey),
+    /// The ends of a tunnel move, in one go: in the templates of a policy and in the SA that serves it, whose sequence numbers,
+    /// replay window and limits go on.
+    Migrate(Migration),
+    /// An SA of a tunnel gets other ends while no policy uses it: removed and made anew with its sequence numbers.
+    MoveAssociation {
+        /// Its name until now.
+        from: AssociationKey,
+        /// What it becomes.
+        to: SecurityAssociation,
+    },
     /// New link.
     AddLink(Link),
     /// Settings of a link.
@@ -45,6 +58,19 @@ pub enum Step {
     RemoveRule(Rule),
 }
 
+/// `XFRM_MSG_MIGRATE`: a policy of a tunnel whose ends move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Migration {
+    /// The policy.
+    pub policy: PolicyKey,
+    /// The reqid of its template and its SA.
+    pub reqid: u32,
+    /// Source and destination until now.
+    pub from: (Ipv6Addr, Ipv6Addr),
+    /// Source and destination from now on.
+    pub to: (Ipv6Addr, Ipv6Addr),
+}
+
 /// Steps in the order in which they have to be taken.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
@@ -62,15 +88,16 @@ impl Plan {
 /// The steps from `observed` (only what is ours, see [`super::owned`]) to `desired`.
 ///
 /// 1. Failsafe policies come.
-/// 2. Policies that stay get their new contents.
+/// 2. Policies that stay get their new contents; tunnels migrate with theirs.
 /// 3. What is not wanted goes: policies, states, rules, routes, addresses, links.
 /// 4. What is wanted comes, the other way round.
 /// 5. Failsafe policies go.
 pub fn diff(desired: &KernelState, observed: &KernelState) -> Plan {
     let mut steps = vec![];
-    policies_that_stay_or_guard(desired, observed, &mut steps);
-    removals(desired, observed, &mut steps);
-    additions(desired, observed, &mut steps);
+    let moves = Moves::between(desired, observed);
+    policies_that_stay_or_guard(desired, observed, &moves, &mut steps);
+    removals(desired, observed, &moves, &mut steps);
+    additions(desired, observed, &moves, &mut steps);
     let gone = |key: &&PolicyKey| is_failsafe(key) && !desired.policies.contains_key(key);
     steps.extend(observed_policies(observed).filter(gone).map(|key| Step::RemovePolicy(*key)));
     Plan { steps }
@@ -84,24 +111,98 @@ fn observed_policies(observed: &KernelState) -> impl Iterator<Item = &PolicyKey>
     observed.policies.keys().chain(&observed.foreign_policies)
 }
 
-fn policies_that_stay_or_guard(desired: &KernelState, observed: &KernelState, steps: &mut Vec<Step>) {
+/// What moves from one pair of addresses to another.
+#[derive(Default)]
+struct Moves {
+    /// Policies whose templates migrate.
+    migrations: BTreeMap<PolicyKey, Migration>,
+    /// SAs by their new name: their old one, and whether a policy takes them along.
+    associations: BTreeMap<AssociationKey, (AssociationKey, bool)>,
+    /// The old names.
+    left: BTreeSet<AssociationKey>,
+}
+
+impl Moves {
+    fn between(desired: &KernelState, observed: &KernelState) -> Self {
+        let mut moves = Self::default();
+        for (key, wanted) in &desired.policies {
+            moves
+                .migrations
+                .extend(observed.policies.get(key).and_then(|there| migration(there, wanted)).map(|m| (*key, m)));
+        }
+        // The kernel takes one SA along with each; a home agent holds several of a reqid, one for each host of a guest.
+        let mut taken = BTreeSet::new();
+        let unwanted = observed.associations.values().filter(|there| !desired.associations.contains_key(&there.key));
+        let tunnel = |sa: &&SecurityAssociation| sa.transform.esp().is_some_and(|esp| esp.mode == EspMode::Tunnel);
+        let unwanted: Vec<_> = unwanted.filter(tunnel).collect();
+        if unwanted.is_empty() {
+            return moves;
+        }
+        let missing = desired.associations.values().filter(|wanted| {
+            tunnel(wanted)
+                && !observed.associations.contains_key(&wanted.key)
+                && !observed.foreign_associations.contains(&wanted.key)
+        });
+        let mut by_spi: BTreeMap<u32, Vec<&SecurityAssociation>> = BTreeMap::new();
+        unwanted.into_iter().for_each(|there| by_spi.entry(there.key.spi).or_default().push(there));
+        for wanted in missing {
+            let same = |there: &&&SecurityAssociation| {
+                // One end is the home agent's and stays.
+                let one_end = there.key.source == wanted.key.source || there.key.destination == wanted.key.destination;
+                one_end && there.transform == wanted.transform && !moves.left.contains(&there.key)
+            };
+            let Some(there) = by_spi.get(&wanted.key.spi).and_then(|all| all.iter().find(same)) else { continue };
+            let ends = |key: &AssociationKey| (key.source, key.destination);
+            let takes_along =
+                |m: &Migration| (Some(m.reqid), m.from, m.to) == (wanted.reqid(), ends(&there.key), ends(&wanted.key));
+            let migrates =
+                moves.migrations.values().any(takes_along) && taken.insert((wanted.reqid(), ends(&there.key)));
+            moves.left.insert(there.key);
+            moves.associations.insert(wanted.key, (there.key, migrates));
+        }
+        moves
+    }
+}
+
+/// How one policy becomes the other when only the ends of its tunnel differ.
+fn migration(there: &SecurityPolicy, wanted: &SecurityPolicy) -> Option<Migration> {
+    let ([old], [new]) = (&there.templates[..], &wanted.templates[..]) else { return None };
+    let (from, to) = ((old.source, old.destination), (new.source, new.destination));
+    let moved = Template { source: new.source, destination: new.destination, ..*old };
+    (there.action == wanted.action && new.mode == Mode::Tunnel && moved == *new && from != to).then_some(Migration {
+        policy: wanted.key,
+        reqid: new.reqid,
+        from,
+        to,
+    })
+}
+
+fn policies_that_stay_or_guard(desired: &KernelState, observed: &KernelState, moves: &Moves, steps: &mut Vec<Step>) {
     let exists = |key: &PolicyKey| observed.policies.contains_key(key) || observed.foreign_policies.contains(key);
     let (failsafe, protecting): (Vec<_>, Vec<_>) = desired.policies.values().partition(|p| is_failsafe(&p.key));
     for policy in failsafe.iter().filter(|p| !exists(&p.key)) {
         steps.push(Step::AddPolicy((*policy).clone()));
     }
+    // Those that no policy takes along go first: the kernel takes the one that is left.
+    for (wanted, (from, migrates)) in &moves.associations {
+        if let (false, Some(to)) = (migrates, desired.associations.get(wanted)) {
+            steps.push(Step::MoveAssociation { from: *from, to: to.clone() });
+        }
+    }
     for policy in failsafe.into_iter().chain(protecting) {
-        if exists(&policy.key) && observed.policies.get(&policy.key) != Some(policy) {
+        if let Some(migration) = moves.migrations.get(&policy.key) {
+            steps.push(Step::Migrate(*migration));
+        } else if exists(&policy.key) && observed.policies.get(&policy.key) != Some(policy) {
             steps.push(Step::UpdatePolicy(policy.clone()));
         }
     }
 }
 
-fn removals(desired: &KernelState, observed: &KernelState, steps: &mut Vec<Step>) {
+fn removals(desired: &KernelState, observed: &KernelState, moves: &Moves, steps: &mut Vec<Step>) {
     let unwanted = |key: &&PolicyKey| !is_failsafe(key) && !desired.policies.contains_key(key);
     steps.extend(observed_policies(observed).filter(unwanted).map(|key| Step::RemovePolicy(*key)));
     let associations = observed.associations.keys().chain(&observed.foreign_associations);
-    let unwanted = associations.filter(|key| !desired.associations.contains_key(key));
+    let unwanted = associations.filter(|key| !desired.associations.contains_key(key) && !moves.left.contains(key));
     steps.extend(unwanted.map(|key| Step::RemoveAssociation(*key)));
     steps.extend(observed.rules.difference(&desired.rules).cloned().map(Step::RemoveRule));
     for (key, route) in &observed.routes {
@@ -118,7 +219,7 @@ fn removals(desired: &KernelState, observed: &KernelState, steps: &mut Vec<Step>
     }
 }
 
-fn additions(desired: &KernelState, observed: &KernelState, steps: &mut Vec<Step>) {
+fn additions(desired: &KernelState, observed: &KernelState, moves: &Moves, steps: &mut Vec<Step>) {
     for (name, link) in &desired.links {
         match observed.links.get(name) {
             Some(there) if there == link => {}
@@ -149,7 +250,8 @@ fn additions(desired: &KernelState, observed: &KernelState, steps: &mut Vec<Step
     // ESP first: route optimization states let packets out.
     let (esp, route_optimization): (Vec<_>, Vec<_>) =
         desired.associations.values().partition(|a| matches!(a.transform, Transform::Esp(_)));
-    for wanted in esp.into_iter().chain(route_optimization) {
+    let stays = |wanted: &&SecurityAssociation| !moves.associations.contains_key(&wanted.key);
+    for wanted in esp.into_iter().chain(route_optimization).filter(stays) {
         association(wanted, observed, steps);
     }
     for policy in desired.policies.values().filter(|p| !is_failsafe(&p.key)) {

@@ -86,6 +86,11 @@ impl Packet {
         !self.headers.iter().any(|header| matches!(header, Header::Esp { .. }))
     }
 
+    /// Whether it has another packet in it.
+    pub fn is_tunnelled(&self) -> bool {
+        self.headers.iter().any(|header| matches!(header, Header::Inner { .. }))
+    }
+
     /// SPI, sequence number and secret of its ESP header.
     pub fn esp(&self) -> Option<(u32, u64, &[u8])> {
         self.headers.iter().find_map(|header| match header {

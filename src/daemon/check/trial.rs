@@ -122,7 +122,11 @@ fn subject(step: &Step) -> (String, String) {
         Step::AddPolicy(_) | Step::UpdatePolicy(_) | Step::RemovePolicy(_) => {
             ("IPsec policies for mobility headers".to_owned(), module("xfrm_user", "CONFIG_XFRM_USER"))
         }
-        Step::AddAssociation(sa) | Step::UpdateAssociation(sa) | Step::ReplaceAssociation(sa) => match &sa.transform {
+        Step::Migrate(_) => ("moving tunnels".to_owned(), module("xfrm_user", "CONFIG_XFRM_MIGRATE")),
+        Step::AddAssociation(sa)
+        | Step::UpdateAssociation(sa)
+        | Step::ReplaceAssociation(sa)
+        | Step::MoveAssociation { to: sa, .. } => match &sa.transform {
             Transform::Esp(Esp { encryption, integrity, .. }) => {
                 let integrity = integrity.as_ref().map_or_else(String::new, |(i, _)| format!(" and {}", i.name()));
                 let remedy =

@@ -16,7 +16,7 @@ use zeroize::Zeroize;
 use super::xfrm_codec::{self as codec, ObservedAssociation, ObservedPolicy};
 use super::{Refusal, extended_text};
 use crate::ipsec::{AssociationKey, PolicyKey, ReplayState, SecurityAssociation, SecurityPolicy};
-use crate::kernel_state::KernelState;
+use crate::kernel_state::{KernelState, Migration};
 
 /// The kernel answers while `send` runs; the limit is for the day it does not.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
@@ -141,6 +141,43 @@ impl Client {
     /// The kernel refuses.
     pub fn remove_association(&mut self, key: &AssociationKey) -> Result<(), Error> {
         absent_is_fine(self.request(codec::delete_association(key), 0))
+    }
+
+    /// Gives a policy of a tunnel, and the SA that serves it, other ends, in one go. The SA goes on with its sequence numbers.
+    ///
+    /// # Errors
+    /// The kernel refuses; `ENOENT` without such a policy, `ENODATA` when its template has other ends, `ENOPROTOOPT` without
+    /// `CONFIG_XFRM_MIGRATE`.
+    pub fn migrate(&mut self, migration: &Migration) -> Result<(), Error> {
+        self.request(codec::migrate(migration), 0)
+    }
+
+    /// Gives an SA other ends: removes it and makes it anew with its sequence numbers.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn move_association(&mut self, from: &AssociationKey, to: &SecurityAssociation) -> Result<(), Error> {
+        let replay = self.replay_state(from)?;
+        self.remove_association(from)?;
+        self.request(codec::add_association(to, replay), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Where the sequence numbers of one ESP association stand.
+    fn replay_state(&mut self, key: &AssociationKey) -> Result<ReplayState, Error> {
+        self.send(codec::get_association(key), NLM_F_REQUEST | NLM_F_ACK)?;
+        let (mut done, mut found) = (false, None);
+        while !done {
+            done = self.receive(|message| match message.kind {
+                NLMSG_ERROR => acknowledgement(message).map(|()| true),
+                XFRM_MSG_NEWSA => {
+                    let parsed = codec::parse_replay_state(message.payload);
+                    found = parsed.map_err(|error| Error::Malformed(error.to_string()))?;
+                    Ok(false)
+                }
+                _ => Ok(false),
+            })?;
+        }
+        Ok(found.map(|(_, state)| state).unwrap_or_default())
     }
 
     /// Adds a policy.

@@ -167,10 +167,18 @@ pub(in super::super) fn wipe(message: &mut XfrmMessage) {
 
 /// `DELSA`. Route optimization states have no SPI and are found by both addresses.
 pub(in super::super) fn delete_association(key: &AssociationKey) -> XfrmMessage {
+    XfrmMessage::DeleteSa(name(key))
+}
+
+/// `GETSA` of one association.
+pub(in super::super) fn get_association(key: &AssociationKey) -> XfrmMessage {
+    XfrmMessage::GetSa(name(key))
+}
+
+fn name(key: &AssociationKey) -> nl::state::DelGetMessage {
     let user_sa_id =
         nl::UserSaId { daddr: address(key.destination), spi: key.spi, family: nl::AF_INET6, proto: key.protocol };
-    let message = nl::state::DelGetMessage { user_sa_id, nlas: vec![XfrmAttrs::SrcAddr(address(key.source))] };
-    XfrmMessage::DeleteSa(message)
+    nl::state::DelGetMessage { user_sa_id, nlas: vec![XfrmAttrs::SrcAddr(address(key.source))] }
 }
 
 /// One association of a dump; `None` when it is not one of IPv6.

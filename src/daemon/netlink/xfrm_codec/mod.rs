@@ -6,6 +6,7 @@
 
 mod association;
 mod expiry;
+mod migrate;
 mod policy;
 mod replay;
 #[cfg(test)]
@@ -16,9 +17,10 @@ use std::net::Ipv6Addr;
 use netlink_packet_xfrm as nl;
 
 pub(super) use association::{
-    ObservedAssociation, add_association, delete_association, parse_association, put_association, wipe,
+    ObservedAssociation, add_association, delete_association, get_association, parse_association, put_association, wipe,
 };
 pub use expiry::{Expiry, parse_expiry};
+pub(super) use migrate::migrate;
 pub(super) use policy::{ObservedPolicy, delete_policy, parse_policy, put_policy};
 pub(super) use replay::parse_replay_state;
 

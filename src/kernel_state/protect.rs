@@ -1,0 +1,245 @@
+//! Security policies and SAs of the protection classes, for both roles.
+//!
+//! The selectors and modes are umip's, so that each side understands the other. In transport mode they lie between home address and
+//! home agent, and the SAs never move. In tunnel mode they lie between home address and anybody; the policies are there with the
+//! binding, and the SAs, which at rest end at the home address, end at the care-of address then.
+
+use std::net::Ipv6Addr;
+
+use super::compile::{Configuration, Guest};
+use super::{FAILSAFE_PRIORITY, KernelState, NEIGHBOR_DISCOVERY_PRIORITY, class_priority, protocol};
+use crate::ipsec::{
+    Action, AssociationKey, Class, Direction, EspMode, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy,
+    Selector, Template, TemplateProtocol, Toward, Transform, UpperLayer,
+};
+use crate::policy::{Reqids, Role};
+use crate::vocabulary::Prefix;
+
+/// Types of neighbour solicitations and advertisements (RFC 4861 §4.3, §4.4).
+const NEIGHBOR_DISCOVERY: [u8; 2] = [135, 136];
+
+/// What is in force for a guest from the start of the daemon to its end: SAs, failsafe policies, and at a home agent the policies in
+/// transport mode.
+pub(super) fn at_rest(state: &mut KernelState, configuration: &Configuration, guest: &Guest) {
+    state.associations.extend(guest.protection.associations().iter().map(|a| (a.key, a.clone())));
+    let host = Prefix::host(guest.home_address);
+    match configuration.role {
+        Role::MobileNode => {
+            let mobility = UpperLayer::Protocol(protocol::MOBILITY);
+            failsafe(state, guest, Direction::Out, selector(host, Prefix::ANY, mobility));
+            failsafe(state, guest, Direction::In, selector(Prefix::ANY, host, mobility));
+            for class in guest.protection.classes.keys() {
+                let to_home_agent = selector(host, Prefix::ANY, class.upper_layer(Toward::HomeAgent));
+                let to_guest = selector(Prefix::ANY, host, class.upper_layer(Toward::Guest));
+                failsafe(state, guest, Direction::Out, to_home_agent);
+                failsafe(state, guest, Direction::In, to_guest);
+                if class.is_tunnel() {
+                    failsafe(state, guest, Direction::Forward, to_guest);
+                }
+            }
+        }
+        Role::HomeAgent => {
+            for (class, reqids) in guest.protection.classes.iter().filter(|(class, _)| !class.is_tunnel()) {
+                home_agent_transport(state, configuration.home_agent, guest.home_address, *class, *reqids);
+                if *class == Class::MobilePrefixDiscovery {
+                    let from_guest = selector(host, Prefix::ANY, class.upper_layer(Toward::HomeAgent));
+                    let to_guest = selector(Prefix::ANY, host, class.upper_layer(Toward::Guest));
+                    failsafe(state, guest, Direction::In, from_guest);
+                    failsafe(state, guest, Direction::Out, to_guest);
+                }
+            }
+        }
+    }
+}
+
+/// What a guest needs beside when its care-of address is this one.
+pub(super) fn bound(state: &mut KernelState, configuration: &Configuration, guest: &Guest, care_of_address: Ipv6Addr) {
+    let home_agent = configuration.home_agent;
+    for (class, reqids) in &guest.protection.classes {
+        if class.is_tunnel() {
+            tunnel(state, configuration, guest, care_of_address, *class, *reqids);
+        } else if configuration.role == Role::MobileNode {
+            mobile_node_transport(state, home_agent, guest.home_address, *class, Some(*reqids));
+        }
+    }
+    if guest.protection.is_none() && configuration.role == Role::MobileNode {
+        mobile_node_transport(state, home_agent, guest.home_address, Class::HomeRegistration, None);
+    }
+    for sa in guest.protection.associations() {
+        if let Some(moved) = at_care_of_address(sa, home_agent, care_of_address) {
+            state.associations.remove(&sa.key);
+            state.associations.insert(moved.key, moved);
+        }
+    }
+}
+
+/// Registrations in the clear at a home agent.
+pub(super) fn unprotected_home_agent(state: &mut KernelState, home_agent: Ipv6Addr, home_address: Ipv6Addr) {
+    let (guest, agent) = (Prefix::host(home_address), Prefix::host(home_agent));
+    let class = Class::HomeRegistration;
+    let [update, acknowledgement] = Toward::BOTH.map(|toward| class.upper_layer(toward));
+    let option = route_optimization(TemplateProtocol::HomeAddressOption, Level::Use);
+    allow(state, Direction::In, selector(guest, agent, update), class_priority(class), vec![option]);
+    allow(state, Direction::Out, selector(agent, guest, acknowledgement), class_priority(class), vec![]);
+}
+
+/// A tunnel's SA while the guest is at a care-of address; none for one in transport mode.
+fn at_care_of_address(
+    sa: &SecurityAssociation,
+    home_agent: Ipv6Addr,
+    care_of_address: Ipv6Addr,
+) -> Option<SecurityAssociation> {
+    if sa.transform.esp()?.mode != EspMode::Tunnel {
+        return None;
+    }
+    let key = match sa.key.destination == home_agent {
+        true => AssociationKey { source: care_of_address, ..sa.key },
+        false => AssociationKey { destination: care_of_address, ..sa.key },
+    };
+    Some(SecurityAssociation { key, transform: sa.transform.clone() })
+}
+
+/// The two route optimization states of a guest away from home.
+pub(super) fn route_optimization_states(
+    state: &mut KernelState,
+    home_address: Ipv6Addr,
+    home_agent: Ipv6Addr,
+    care_of_address: Ipv6Addr,
+) {
+    let transform = Transform::RouteOptimization { care_of_address, wildcard: false };
+    for (source, destination, protocol) in
+        [(home_address, home_agent, protocol::DESTINATION_OPTIONS), (home_agent, home_address, protocol::ROUTING)]
+    {
+        let key = AssociationKey { source, destination, protocol, spi: 0 };
+        state.associations.insert(key, SecurityAssociation { key, transform: transform.clone() });
+    }
+}
+
+/// Away from home, what the host sends to the home agent has a Home Address option, and what comes from there a type 2 routing header.
+fn mobile_node_transport(
+    state: &mut KernelState,
+    home_agent: Ipv6Addr,
+    home_address: Ipv6Addr,
+    class: Class,
+    reqids: Option<Reqids>,
+) {
+    let option = Template {
+        source: home_address,
+        destination: home_agent,
+        ..route_optimization(TemplateProtocol::HomeAddressOption, Level::Required)
+    };
+    let routing_header = route_optimization(TemplateProtocol::Type2RoutingHeader, Level::Required);
+    let with = |toward, last| reqids.map(|reqids| esp(reqids.toward(toward))).into_iter().chain([last]).collect();
+    let (guest, agent) = (Prefix::host(home_address), Prefix::host(home_agent));
+    let out = selector(guest, agent, class.upper_layer(Toward::HomeAgent));
+    let back = selector(agent, guest, class.upper_layer(Toward::Guest));
+    allow(state, Direction::Out, out, class_priority(class), with(Toward::HomeAgent, option));
+    allow(state, Direction::In, back, class_priority(class), with(Toward::Guest, routing_header));
+}
+
+/// The type 2 routing header of an acknowledgement is ancillary data of the daemon's socket, not a state.
+fn home_agent_transport(
+    state: &mut KernelState,
+    home_agent: Ipv6Addr,
+    home_address: Ipv6Addr,
+    class: Class,
+    reqids: Reqids,
+) {
+    let (guest, agent) = (Prefix::host(home_address), Prefix::host(home_agent));
+    // Level use: a de-registration sent from home has no Home Address option (RFC 6275 §11.5.5).
+    let option = route_optimization(TemplateProtocol::HomeAddressOption, Level::Use);
+    let from_guest = selector(guest, agent, class.upper_layer(Toward::HomeAgent));
+    let to_guest = selector(agent, guest, class.upper_layer(Toward::Guest));
+    allow(state, Direction::In, from_guest, class_priority(class), vec![esp(reqids.to_home_agent), option]);
+    allow(state, Direction::Out, to_guest, class_priority(class), vec![esp(reqids.to_guest)]);
+    if matches!(class, Class::Icmpv6 | Class::Any) {
+        // Neighbours on the home link, when the guest is at home, cannot do without (RFC 4301 §5, RFC 4861 §11.2).
+        for kind in NEIGHBOR_DISCOVERY.map(UpperLayer::Icmpv6) {
+            allow(state, Direction::In, selector(guest, agent, kind), NEIGHBOR_DISCOVERY_PRIORITY, vec![]);
+            allow(state, Direction::Out, selector(agent, guest, kind), NEIGHBOR_DISCOVERY_PRIORITY, vec![]);
+        }
+    }
+}
+
+fn tunnel(
+    state: &mut KernelState,
+    configuration: &Configuration,
+    guest: &Guest,
+    care_of_address: Ipv6Addr,
+    class: Class,
+    reqids: Reqids,
+) {
+    let (host, home_agent) = (Prefix::host(guest.home_address), configuration.home_agent);
+    let to_home_agent = selector(host, Prefix::ANY, class.upper_layer(Toward::HomeAgent));
+    let to_guest = selector(Prefix::ANY, host, class.upper_layer(Toward::Guest));
+    let out = esp_tunnel(care_of_address, home_agent, reqids.to_home_agent);
+    let back = esp_tunnel(home_agent, care_of_address, reqids.to_guest);
+    let (sent, received) = match configuration.role {
+        Role::MobileNode => ((to_home_agent, out), (to_guest, back)),
+        Role::HomeAgent => ((to_guest, back), (to_home_agent, out)),
+    };
+    let priority = class_priority(class);
+    allow(state, Direction::Out, sent.0, priority, vec![sent.1]);
+    for direction in [Direction::In, Direction::Forward] {
+        allow(state, direction, received.0, priority, vec![received.1]);
+    }
+    if configuration.role == Role::HomeAgent {
+        // Only now: without a binding the guest is at home, and nothing of it goes through a tunnel.
+        failsafe(state, guest, Direction::Out, sent.0);
+        failsafe(state, guest, Direction::In, received.0);
+        failsafe(state, guest, Direction::Forward, received.0);
+    }
+}
+
+pub(super) fn route_optimization(protocol: TemplateProtocol, level: Level) -> Template {
+    Template {
+        source: Ipv6Addr::UNSPECIFIED,
+        destination: Ipv6Addr::UNSPECIFIED,
+        protocol,
+        mode: Mode::RouteOptimization,
+        reqid: 0,
+        level,
+    }
+}
+
+fn esp(reqid: u32) -> Template {
+    Template { mode: Mode::Transport, ..esp_tunnel(Ipv6Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED, reqid) }
+}
+
+fn esp_tunnel(source: Ipv6Addr, destination: Ipv6Addr, reqid: u32) -> Template {
+    let (protocol, mode, level) = (TemplateProtocol::Esp, Mode::Tunnel, Level::Required);
+    Template { source, destination, protocol, mode, reqid, level }
+}
+
+fn selector(source: Prefix, destination: Prefix, upper_layer: UpperLayer) -> Selector {
+    Selector { source, destination, upper_layer }
+}
+
+fn allow(state: &mut KernelState, direction: Direction, selector: Selector, priority: u32, templates: Vec<Template>) {
+    let key = PolicyKey { direction, selector, priority };
+    state.policies.insert(key, SecurityPolicy { key, action: Action::Allow, templates });
+}
+
+/// What no protecting policy takes is blocked. Where a tunnel of the guest has the very same selector, which the kernel holds only once
+/// in a direction, two policies say it for the two halves of all addresses.
+fn failsafe(state: &mut KernelState, guest: &Guest, direction: Direction, selector: Selector) {
+    let same = |class: &Class| {
+        class.is_tunnel() && Toward::BOTH.iter().any(|toward| class.upper_layer(*toward) == selector.upper_layer)
+    };
+    let taken = guest.protection.classes.keys().any(same);
+    let halves = |prefix: Prefix| match prefix == Prefix::ANY && taken {
+        true => vec![Prefix::of(Ipv6Addr::UNSPECIFIED, 1), Prefix::of(Ipv6Addr::from_bits(1 << 127), 1)],
+        false => vec![prefix],
+    };
+    for source in halves(selector.source) {
+        for destination in halves(selector.destination) {
+            block(state, direction, Selector { source, destination, ..selector });
+        }
+    }
+}
+
+/// A failsafe policy.
+pub(super) fn block(state: &mut KernelState, direction: Direction, selector: Selector) {
+    let key = PolicyKey { direction, selector, priority: FAILSAFE_PRIORITY };
+    state.policies.insert(key, SecurityPolicy { key, action: Action::Block, templates: vec![] });
+}
