@@ -120,7 +120,7 @@ fn live(rules: Rules, beginning: &Beginning, events: &[Event]) -> Result<[u32; 2
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 700, ..ProptestConfig::default() })]
 
     #[test]
     fn any_life_of_a_host_and_its_home_agent(beginning in beginning(), events in prop::collection::vec(event(), 0..60)) {
@@ -140,7 +140,7 @@ fn some_lives(count: usize) -> Vec<(Beginning, Vec<Event>)> {
 /// What the explorer finds by looking everywhere, random lives stumble upon.
 #[test]
 fn random_lives_go_wrong_when_a_rule_is_broken() {
-    let lives = some_lives(1500);
+    let lives = some_lives(700);
     let mut lived = lives.iter().map(|(beginning, events)| live(rules(), beginning, events));
     assert_eq!(lived.find(Result::is_err), None);
     let broken = [

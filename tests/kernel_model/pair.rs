@@ -34,9 +34,9 @@ pub struct Pair {
     pub received: [u32; 2],
 }
 
-/// Which end.
+/// The end of the guests' host.
 pub const HOST: usize = 0;
-/// Which end.
+/// The end of the home agent.
 pub const AGENT: usize = 1;
 
 impl Pair {
