@@ -189,7 +189,7 @@ fn no_mistake_around_a_key_shows_it() {
         inline().replace(&field, &format!("{field}, {field}")),
         inline().replace(&field, &format!("{field}, key_file = \"keys/{name}\"")),
         inline().replace(&field, &format!("\"{digits_of_key}\" = 1")),
-        inline().replace(&field, &format!("{field} # \u{202e}{digits_of_key}\n")),
+        inline().replace(&field, &format!("{field}, wrong = 1 # \u{202e}{digits_of_key}\n")),
         inline().replace("spi = 0x3e8", &format!("spi = \"{digits_of_key}\"")),
         inline().replace("address = ", &format!("address = \"{digits_of_key}\" #")),
     ];
