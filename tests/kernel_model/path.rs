@@ -120,7 +120,7 @@ impl Machine {
             self.transform(sa, &mut packet)?;
         }
         if let Some(care_of) = via {
-            packet.headers.insert(0, Header::RoutingHeader(packet.destination));
+            packet.headers.insert(0, Header::Routing(packet.destination));
             packet.destination = care_of;
         }
         match self.route(packet.source, packet.destination, None, packet_protocol(&packet)) {
@@ -136,7 +136,7 @@ impl Machine {
                 packet.source = *care_of_address;
             }
             Transform::RouteOptimization { care_of_address, .. } => {
-                packet.headers.insert(0, Header::RoutingHeader(packet.destination));
+                packet.headers.insert(0, Header::Routing(packet.destination));
                 packet.destination = *care_of_address;
             }
             Transform::Esp(esp) => {
@@ -173,7 +173,7 @@ impl Machine {
                     taken_off.push(self.home_address_option(source, destination, *home_address)?);
                     source = *home_address;
                 }
-                Header::RoutingHeader(home_address) => {
+                Header::Routing(home_address) => {
                     taken_off.push(self.routing_header(source, destination, *home_address)?);
                     destination = *home_address;
                     let protocol = rest.first().map_or(packet.payload.protocol(), protocol);
@@ -308,7 +308,7 @@ pub enum Route {
 fn protocol(header: &Header) -> u8 {
     match header {
         Header::HomeAddressOption(_) => 60,
-        Header::RoutingHeader(_) => 43,
+        Header::Routing(_) => 43,
         Header::Esp { .. } => 50,
         Header::Inner { .. } => 41,
     }

@@ -43,7 +43,7 @@ pub enum Header {
     /// Destination options with a Home Address option (RFC 6275 §6.3).
     HomeAddressOption(Ipv6Addr),
     /// Type 2 routing header (RFC 6275 §6.4).
-    RoutingHeader(Ipv6Addr),
+    Routing(Ipv6Addr),
     /// ESP; behind it, in tunnel mode, another packet.
     Esp {
         /// SPI.
