@@ -71,7 +71,8 @@ impl Ownership {
             rule.protocol == ROUTE_PROTOCOL && (DELIVERY_RULE..RULE_BAND_END).contains(&rule.preference)
         });
         state.associations.retain(|key, sa| self.named.contains(key) || self.serves(sa));
-        state.foreign_associations.retain(|key| self.named.contains(key));
+        // A tunnel is known by its SPI, wherever its binding has taken it.
+        state.foreign_associations.retain(|key| self.named.contains(&self.tunnels.name_at_rest(key)));
         state
     }
 

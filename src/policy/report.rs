@@ -93,7 +93,7 @@ impl Diagnostic {
             source: Arc::clone(source),
             label: "here".to_owned(),
             related: None,
-            key: key.to_owned(),
+            key: redact(key),
             message: redact(&message.into()),
             help: None,
         }

@@ -35,7 +35,12 @@ pub fn care_of(number: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0x3000, 0, 0, 0, 0, number)
 }
 
-/// An ESP SA whose keys are this octet over and over.
+/// A correspondent of guests.
+pub fn correspondent() -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0x4000, 0, 0, 0, 0, 2)
+}
+
+/// An ESP SA in transport mode whose keys are this octet over and over.
 pub fn sa(source: Ipv6Addr, destination: Ipv6Addr, spi: u32, reqid: u32, key: u8) -> SecurityAssociation {
     SecurityAssociation {
         key: AssociationKey { source, destination, protocol: 50, spi },
@@ -59,27 +64,42 @@ fn with_window(mut sa: SecurityAssociation) -> SecurityAssociation {
     sa
 }
 
-/// Guests as `protected` says; SPIs from `spi`, and all keys from `key`, another octet for each SA.
+/// Guests whose registrations are protected, or not at all; SPIs from `spi`, and all keys from `key`, another octet for each SA.
 pub fn configuration(role: Role, protected: &[bool], key: u8, spi: u32) -> Configuration {
-    let guest = |(index, protected): (usize, &bool)| {
-        let (address, number) = (home_address(index), 2 * index as u32);
-        let (to_home_agent, to_guest) = (number + 1, number + 2);
-        let octet = |direction: u8| key.wrapping_add(16 * (2 * index as u8 + direction));
-        let out = sa(address, home_agent(), spi + number, to_home_agent, octet(0));
-        let back = sa(home_agent(), address, spi + number + 1, to_guest, octet(1));
-        let associations = match role {
-            Role::MobileNode => vec![out, with_window(back)],
-            Role::HomeAgent => vec![with_window(out), back],
+    let classes = |protected: &bool| if *protected { vec![Class::HomeRegistration] } else { vec![] };
+    let classes: Vec<Vec<Class>> = protected.iter().map(classes).collect();
+    configuration_of(role, &classes, key, spi)
+}
+
+/// Guests with these classes of protection.
+pub fn configuration_of(role: Role, classes: &[Vec<Class>], key: u8, spi: u32) -> Configuration {
+    let guests = classes.iter().enumerate();
+    let guests = guests.map(|(index, classes)| guest(role, index, classes, (key, spi)));
+    Configuration { role, home_agent: home_agent(), guests: guests.collect() }
+}
+
+fn guest(role: Role, index: usize, classes: &[Class], (key, spi): (u8, u32)) -> Guest {
+    let mut protection = Protection::NONE;
+    for class in classes {
+        let place = Class::ALL.iter().position(|one| one == class).unwrap();
+        let number = (16 * index + 2 * place) as u32;
+        let reqids = Reqids { to_home_agent: number + 1, to_guest: number + 2 };
+        let octet = key.wrapping_add((17 * number) as u8);
+        let out = sa(home_address(index), home_agent(), spi + number, reqids.to_home_agent, octet);
+        let back = sa(home_agent(), home_address(index), spi + number + 1, reqids.to_guest, octet.wrapping_add(7));
+        let mut pair = match role {
+            Role::MobileNode => [out, with_window(back)],
+            Role::HomeAgent => [with_window(out), back],
         };
-        let protection = if *protected {
-            let classes = [(Class::HomeRegistration, Reqids { to_home_agent, to_guest })].into();
-            Protection { classes, associations }
-        } else {
-            Protection::NONE
-        };
-        Guest { home_address: address, protection }
-    };
-    Configuration { role, home_agent: home_agent(), guests: protected.iter().enumerate().map(guest).collect() }
+        for sa in &mut pair {
+            if let Transform::Esp(esp) = &mut sa.transform {
+                esp.mode = class.mode();
+            }
+        }
+        protection.classes.insert(*class, reqids);
+        protection.associations.extend(pair);
+    }
+    Guest { home_address: home_address(index), protection }
 }
 
 /// Care-of addresses of the guests.
@@ -113,14 +133,53 @@ pub fn acknowledgement(guest: usize) -> Message {
     mobility(home_agent(), home_address(guest), ACKNOWLEDGEMENT)
 }
 
-/// What the RFCs want protected in this configuration, each with its direction at this side. Written down from RFC 3776 §3.1, not from what
-/// the code under test makes of it.
-pub fn protected_messages(configuration: &Configuration) -> Vec<(Direction, Message)> {
-    let (to_home_agent, to_guest) = match configuration.role {
-        Role::MobileNode => (Direction::Out, Direction::In),
-        Role::HomeAgent => (Direction::In, Direction::Out),
-    };
-    let guests = configuration.guests.iter().enumerate();
-    let protected = guests.filter(|(_, guest)| !guest.protection.is_none());
-    protected.flat_map(|(index, _)| [(to_home_agent, update(index)), (to_guest, acknowledgement(index))]).collect()
+/// The traffic of a class by its destination, the home agent or somebody behind it: what leaves the guest, and what comes to it. Written down
+/// from RFC 3776 §3 and RFC 4877 §5, not from what the code under test makes of it.
+pub fn traffic(class: Class) -> (Ipv6Addr, Vec<Payload>, Vec<Payload>) {
+    let mobility = |kinds: &[u8]| kinds.iter().map(|kind| Payload::Mobility(*kind)).collect::<Vec<_>>();
+    let icmpv6 = |kinds: &[u8]| kinds.iter().map(|kind| Payload::Icmpv6(*kind)).collect::<Vec<_>>();
+    let (agent, other) = (home_agent(), correspondent());
+    match class {
+        Class::HomeRegistration => (agent, mobility(&[5]), mobility(&[6])),
+        Class::MobilePrefixDiscovery => (agent, icmpv6(&[146]), icmpv6(&[147])),
+        Class::MobilityHeaders => (agent, mobility(&[0, 1, 5, 7]), mobility(&[0, 3, 6, 7])),
+        Class::Icmpv6 => (agent, icmpv6(&[1, 128, 146]), icmpv6(&[2, 129, 147])),
+        Class::Any => (agent, vec![Payload::Data, Payload::Icmpv6(128)], vec![Payload::Data, Payload::Icmpv6(129)]),
+        Class::ReturnRoutability => (other, mobility(&[1]), mobility(&[3])),
+        Class::TunnelMobilityHeaders => (other, mobility(&[1, 2, 5]), mobility(&[3, 4, 6])),
+        Class::TunnelPayload => (other, vec![Payload::Data], vec![Payload::Data]),
+    }
+}
+
+/// What must be protected in this configuration, each with its direction at this side. `bound` are the bindings that are in force; none while
+/// they are on their way.
+///
+/// On a host all of it is, from the first failsafe policy on. At a home agent nothing goes through a tunnel while the guest is at home, and
+/// behind the policies of mobility headers, ICMPv6 and everything there is no failsafe: these count when they are in force.
+pub fn protected_messages(configuration: &Configuration, bound: Option<&Bindings>) -> Vec<(Direction, Message)> {
+    let mut messages = vec![];
+    for (index, guest) in configuration.guests.iter().enumerate() {
+        for class in guest.protection.classes.keys() {
+            let (far, mut to, mut from) = traffic(*class);
+            let guarded = matches!(class, Class::HomeRegistration | Class::MobilePrefixDiscovery);
+            let in_force = bound.is_some_and(|bound| !class.is_tunnel() || bound.0.contains_key(&GuestId(index)));
+            if configuration.role == Role::HomeAgent && !guarded && !in_force {
+                if !class.protects_registrations() {
+                    continue;
+                }
+                (to, from) = (vec![Payload::Mobility(UPDATE)], vec![Payload::Mobility(ACKNOWLEDGEMENT)]);
+            }
+            let to = to.into_iter().map(|payload| with_payload(guest.home_address, far, payload));
+            let from = from.into_iter().map(|payload| with_payload(far, guest.home_address, payload));
+            let (out, into): (Vec<_>, Vec<_>) = match configuration.role {
+                Role::MobileNode => (to.collect(), from.collect()),
+                Role::HomeAgent => (from.collect(), to.collect()),
+            };
+            messages.extend(out.into_iter().map(|message| (Direction::Out, message)));
+            let data = class.is_tunnel() && (configuration.role == Role::HomeAgent || *class == Class::TunnelPayload);
+            let direction = if data { Direction::Forward } else { Direction::In };
+            messages.extend(into.into_iter().map(|message| (direction, message)));
+        }
+    }
+    messages
 }

@@ -6,9 +6,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use kagemusha::ipsec::{AssociationKey, ReplayState};
+use kagemusha::ipsec::{AssociationKey, ReplayState, SecurityAssociation};
 use kagemusha::kernel_state::{
-    Bindings, Configuration, FAILSAFE_PRIORITY, KernelState, Plan, Site, Step, at_rest, compile, owned,
+    Bindings, Configuration, FAILSAFE_PRIORITY, KernelState, Plan, Site, Step, Tunnels, at_rest, compile, owned,
 };
 use kagemusha::policy::Role;
 
@@ -88,6 +88,11 @@ fn keys(configuration: &Configuration) -> impl Iterator<Item = AssociationKey> {
     configuration.guests.iter().flat_map(|guest| guest.protection.associations()).map(|sa| sa.key)
 }
 
+/// The numbers of the kernel's SAs by the names of the policy file.
+fn observed(machine: &Machine, tunnels: &Tunnels) -> Starts {
+    machine.replay_states().into_iter().map(|(key, state)| (tunnels.name_at_rest(&key), state)).collect()
+}
+
 fn is_outbound(configuration: &Configuration, key: &AssociationKey) -> bool {
     (key.source == configuration.home_agent) == (configuration.role == Role::HomeAgent)
 }
@@ -107,6 +112,7 @@ pub enum Phase {
 #[derive(Debug, Clone)]
 pub struct Daemon {
     configuration: Arc<Configuration>,
+    tunnels: Arc<Tunnels>,
     bindings: Bindings,
     site: Site,
     phase: Phase,
@@ -176,8 +182,8 @@ pub struct Host {
     pub daemon: Option<Daemon>,
     /// From here on nothing protected may leave in the clear: the failsafe was there once, and was not taken down in good order.
     pub guarded: bool,
-    /// The highest number of each ESP SA that was on the wire, by SA and secret.
-    highest: BTreeMap<(AssociationKey, Vec<u8>), u64>,
+    /// The highest number of each ESP SA that was on the wire, by SPI and secret.
+    highest: BTreeMap<(u32, Vec<u8>), u64>,
     /// An ESP packet had a number that was not above all before it.
     pub repeated: bool,
     /// Something protected was on the wire in the clear.
@@ -214,9 +220,12 @@ impl Host {
     /// A daemon starts: `daemon::kernel::Kernel::open`, up to its first step.
     pub fn start(&mut self, configuration: &Arc<Configuration>, bindings: Bindings, site: Site, rules: &Rules) {
         let starts = self.disk.starts(configuration);
-        self.disk.reserve(configuration, &self.machine.replay_states(), true, rules.reserve);
+        let observed = observed(&self.machine, &Tunnels::new(configuration));
+        self.disk.reserve(configuration, &observed, true, rules.reserve);
+        self.unreserved = 0;
         let daemon = Daemon {
             configuration: Arc::clone(configuration),
+            tunnels: Arc::new(Tunnels::new(configuration)),
             bindings,
             site,
             phase: Phase::Starting,
@@ -259,7 +268,7 @@ impl Host {
     /// The end in good order begins: `daemon::kernel::Kernel::leave`.
     pub fn leave(&mut self, rules: &Rules) {
         let Some(daemon) = &mut self.daemon else { return };
-        self.disk.settle(&daemon.configuration, &self.machine.replay_states());
+        self.disk.settle(&daemon.configuration, &observed(&self.machine, &daemon.tunnels));
         (daemon.phase, daemon.may_send) = (Phase::Leaving, false);
         self.look(rules);
     }
@@ -312,7 +321,8 @@ impl Host {
         let Some(daemon) = &mut self.daemon else { return };
         self.unreserved = 0;
         if rules.numbering != Numbering::FromZero {
-            self.disk.reserve(&daemon.configuration, &self.machine.replay_states(), false, rules.reserve);
+            let observed = observed(&self.machine, &daemon.tunnels);
+            self.disk.reserve(&daemon.configuration, &observed, false, rules.reserve);
             daemon.starts = self.disk.starts(&daemon.configuration);
         }
     }
@@ -327,7 +337,12 @@ impl Host {
         self.guarded &= !(daemon.phase == Phase::Leaving && is_failsafe_removal(step));
         daemon.position += 1;
         let last = daemon.position == plan.steps.len();
-        let _ = self.machine.take(step, &daemon.starts);
+        let start = |sa: &SecurityAssociation| daemon.starts.get(&daemon.tunnels.name_at_rest(&sa.key)).copied();
+        let starts = match step {
+            Step::AddAssociation(sa) | Step::ReplaceAssociation(sa) => start(sa).map(|state| (sa.key, state)),
+            _ => None,
+        };
+        let _ = self.machine.take(step, &starts.into_iter().collect());
         self.guarded |= daemon.phase != Phase::Leaving && !self.would_leak(&configuration);
         if last {
             self.look(rules);
@@ -347,7 +362,9 @@ impl Host {
 
     /// Whether the policies would let a protected message out, or in, in the clear.
     pub fn would_leak(&self, configuration: &Configuration) -> bool {
-        let messages = protected_messages(configuration);
+        let daemon = self.daemon.as_ref().filter(|daemon| daemon.in_force);
+        let running = daemon.filter(|daemon| daemon.phase == Phase::Running);
+        let messages = protected_messages(configuration, running.map(|daemon| &daemon.bindings));
         messages.into_iter().any(|(direction, message)| self.machine.fate(direction, message) == Fate::Clear)
     }
 
@@ -365,11 +382,7 @@ impl Host {
             None => self.leaked |= protected,
             Some((spi, sequence, secret)) => {
                 self.unreserved += 1;
-                let named = |key: &&AssociationKey| (key.protocol, key.spi) == (50, spi);
-                let serving = self.machine.numbers.keys().filter(named);
-                let key = serving.copied().find(|key| key.destination == message.destination);
-                let name = (key.expect("the SA that it was sent with"), secret.to_vec());
-                let before = self.highest.insert(name, sequence);
+                let before = self.highest.insert((spi, secret.to_vec()), sequence);
                 self.repeated |= before.is_some_and(|before| before >= sequence);
             }
         }

@@ -6,7 +6,9 @@ use std::hash::{Hash, Hasher};
 use std::net::Ipv6Addr;
 
 use kagemusha::ipsec::{AssociationKey, PolicyKey, ReplayState, SecurityAssociation, SecurityPolicy, Transform};
-use kagemusha::kernel_state::{HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE, Plan, Route, RouteKey, RouteKind, Step};
+use kagemusha::kernel_state::{
+    HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE, Migration, Plan, Route, RouteKey, RouteKind, Step,
+};
 use kagemusha::vocabulary::Prefix;
 
 use crate::fingerprint;
@@ -135,6 +137,8 @@ impl Machine {
                 self.add_association(sa, starts)
             }
             Step::RemoveAssociation(key) => self.remove_association(key),
+            Step::Migrate(migration) => self.migrate(migration),
+            Step::MoveAssociation { from, to } => self.rename_association(from, to.clone()),
             _ => self.take_route_step(step),
         }
     }
@@ -169,7 +173,7 @@ impl Machine {
             }
             Step::AddRoute(route) => {
                 let device = &*route.key.device;
-                let there = state.links.contains_key(device) || ["lo", "kage-ha"].contains(&device);
+                let there = state.links.contains_key(device) || ["lo", "kage-ha", "kage-esp"].contains(&device);
                 refuse(there, Refusal::Missing)?;
                 refuse(!state.routes.contains_key(&route.key), Refusal::Exists)?;
                 state.routes.insert(route.key.clone(), route.clone());
@@ -220,6 +224,32 @@ impl Machine {
         refuse(there, Refusal::Missing)?;
         self.numbers.remove(key);
         self.order.retain(|other| other != key);
+        Ok(())
+    }
+
+    /// `XFRM_MSG_MIGRATE`: the template of a policy and one SA that serves it get other ends, and the SA keeps its numbers.
+    fn migrate(&mut self, migration: &Migration) -> Result<(), Refusal> {
+        let policy = self.state.policies.get_mut(&migration.policy).ok_or(Refusal::Missing)?;
+        let [template] = &mut policy.templates[..] else { return Err(Refusal::Missing) };
+        let ends = (template.source, template.destination, template.reqid);
+        refuse(ends == (migration.from.0, migration.from.1, migration.reqid), Refusal::Missing)?;
+        (template.source, template.destination) = migration.to;
+        let served = |sa: &&SecurityAssociation| {
+            ((sa.key.source, sa.key.destination), sa.reqid()) == (migration.from, Some(migration.reqid))
+        };
+        let Some(mut sa) = self.state.associations.values().find(served).cloned() else { return Ok(()) };
+        let from = sa.key;
+        (sa.key.source, sa.key.destination) = migration.to;
+        self.rename_association(&from, sa)
+    }
+
+    /// An SA goes on under another name.
+    fn rename_association(&mut self, from: &AssociationKey, to: SecurityAssociation) -> Result<(), Refusal> {
+        let numbers = self.numbers.get(from).copied().ok_or(Refusal::Missing)?;
+        self.remove_association(from)?;
+        let key = to.key;
+        self.add_association(&to, &Starts::new())?;
+        self.numbers.insert(key, numbers);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use kagemusha::ipsec::{
     Action, AssociationKey, Direction, EspMode, Level, Mode, SecurityAssociation, SecurityPolicy, Template,
     TemplateProtocol, Transform, UpperLayer,
 };
-use kagemusha::kernel_state::{DEAD_END_TABLE, DELIVERY_TABLE, LOCAL_TABLE, MAIN_TABLE, RouteKind};
+use kagemusha::kernel_state::{LOCAL_TABLE, MAIN_TABLE, RouteKind};
 
 use crate::machine::Machine;
 use crate::wire::{Header, Message, Packet, Payload, secret};
@@ -120,7 +120,7 @@ impl Machine {
             self.transform(sa, &mut packet)?;
         }
         if let Some(care_of) = via {
-            packet.headers.insert(0, Header::RoutingHeader(packet.destination));
+            packet.headers.insert(0, Header::Routing(packet.destination));
             packet.destination = care_of;
         }
         match self.route(packet.source, packet.destination, None, packet_protocol(&packet)) {
@@ -136,7 +136,7 @@ impl Machine {
                 packet.source = *care_of_address;
             }
             Transform::RouteOptimization { care_of_address, .. } => {
-                packet.headers.insert(0, Header::RoutingHeader(packet.destination));
+                packet.headers.insert(0, Header::Routing(packet.destination));
                 packet.destination = *care_of_address;
             }
             Transform::Esp(esp) => {
@@ -173,7 +173,7 @@ impl Machine {
                     taken_off.push(self.home_address_option(source, destination, *home_address)?);
                     source = *home_address;
                 }
-                Header::RoutingHeader(home_address) => {
+                Header::Routing(home_address) => {
                     taken_off.push(self.routing_header(source, destination, *home_address)?);
                     destination = *home_address;
                     let protocol = rest.first().map_or(packet.payload.protocol(), protocol);
@@ -188,7 +188,9 @@ impl Machine {
             }
         }
         let message = Message { source, destination, payload: packet.payload };
-        self.check(message, &taken_off)?;
+        // Out of a tunnel it may be for somebody behind this machine.
+        let forwarded = !self.delivers(source, destination, packet.payload.protocol()) && packet.is_tunnelled();
+        self.check(if forwarded { Direction::Forward } else { Direction::In }, message, &taken_off)?;
         Ok(message)
     }
 
@@ -243,10 +245,10 @@ impl Machine {
         if fresh { Ok(sa) } else { Err(Dropped::Replayed) }
     }
 
-    /// The policy check of a message for this machine, with the SAs that were taken off, outermost first.
-    fn check(&self, message: Message, taken_off: &[SecurityAssociation]) -> Result<(), Dropped> {
+    /// The policy check of a message that came in, with the SAs that were taken off, outermost first.
+    fn check(&self, direction: Direction, message: Message, taken_off: &[SecurityAssociation]) -> Result<(), Dropped> {
         let nothing = Action::Allow;
-        let policy = self.policy(Direction::In, message);
+        let policy = self.policy(direction, message);
         let (action, templates) = policy.map_or((nothing, &[][..]), |policy| (policy.action, &policy.templates[..]));
         if action == Action::Block {
             return Err(Dropped::PolicyBlocks);
@@ -284,7 +286,6 @@ impl Machine {
     }
 
     fn look_up(&self, table: u32, destination: Ipv6Addr) -> Option<Route> {
-        debug_assert!([LOCAL_TABLE, MAIN_TABLE, DELIVERY_TABLE, DEAD_END_TABLE].contains(&table) || table < 253);
         let candidates =
             self.state.routes.keys().filter(|key| key.table == table && key.destination.contains(destination));
         let best = candidates.min_by_key(|key| (u8::MAX - key.destination.length(), key.metric))?;
@@ -307,7 +308,7 @@ pub enum Route {
 fn protocol(header: &Header) -> u8 {
     match header {
         Header::HomeAddressOption(_) => 60,
-        Header::RoutingHeader(_) => 43,
+        Header::Routing(_) => 43,
         Header::Esp { .. } => 50,
         Header::Inner { .. } => 41,
     }

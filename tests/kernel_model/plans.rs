@@ -44,7 +44,7 @@ fn leaks(machine: &Machine, messages: &[(Direction, Message)]) -> bool {
 /// No prefix of the plan leaks. From a state that leaks already, none does once the failsafe policies are there and the old
 /// policies are updated or removed, which is what such a plan begins with.
 fn assert_tight(configuration: &Configuration, observed: &KernelState, plan: &Plan) {
-    let messages = protected_messages(configuration);
+    let messages = protected_messages(configuration, None);
     let mut state = machine(observed);
     let mut guarded = !leaks(&state, &messages);
     for (index, step) in plan.steps.iter().enumerate() {
@@ -109,7 +109,7 @@ fn failsafe_policies_are_first_in_and_last_out() {
                 down.steps.iter().rev().take_while(|s| matches!(s, Step::RemovePolicy(k) if failsafe(k))).count();
             assert_eq!(lasts, firsts);
             // Until the first failsafe policy goes, nothing protected passes in clear.
-            let (mut passing, messages) = (machine(&state), protected_messages(&configuration));
+            let (mut passing, messages) = (machine(&state), protected_messages(&configuration, None));
             for step in &down.steps[..down.steps.len() - lasts] {
                 take(&mut passing, step);
                 assert!(!leaks(&passing, &messages), "{step}");

@@ -43,7 +43,7 @@ pub enum Header {
     /// Destination options with a Home Address option (RFC 6275 §6.3).
     HomeAddressOption(Ipv6Addr),
     /// Type 2 routing header (RFC 6275 §6.4).
-    RoutingHeader(Ipv6Addr),
+    Routing(Ipv6Addr),
     /// ESP; behind it, in tunnel mode, another packet.
     Esp {
         /// SPI.
@@ -84,6 +84,11 @@ impl Packet {
     /// Whether the payload can be read by all.
     pub fn is_clear(&self) -> bool {
         !self.headers.iter().any(|header| matches!(header, Header::Esp { .. }))
+    }
+
+    /// Whether it has another packet in it.
+    pub fn is_tunnelled(&self) -> bool {
+        self.headers.iter().any(|header| matches!(header, Header::Inner { .. }))
     }
 
     /// SPI, sequence number and secret of its ESP header.

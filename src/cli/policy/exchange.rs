@@ -234,7 +234,7 @@ pub(super) fn import(arguments: &ImportArguments) -> Result<String, ExchangeErro
         home_agent: arguments.home_agent,
         home_link: arguments.home_link,
         interface: arguments.interface.clone(),
-        host: arguments.host.clone().or_else(|| keys::host_name()),
+        host: arguments.host.clone().or_else(keys::host_name),
         guests: arguments.guest.iter().map(|guest| guest.0.clone()).collect(),
     };
     let imported = exchange::import(&side, &details)?;
