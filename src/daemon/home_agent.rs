@@ -11,6 +11,8 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use super::engine::core::Core;
+use super::engine::{Accelerate, accelerator, super_packet};
 use super::kernel::Kernel;
 use super::mobility_socket::MobilitySocket;
 use super::netlink::monitor::Monitor;
@@ -22,12 +24,11 @@ use super::sequences::Ledger;
 use super::shared::Shared;
 use super::signals::{Signal, Signals};
 use super::tap::{self, Device};
-use super::tunnel_socket::TunnelSocket;
 use super::{Error, clock, sys};
 use crate::kernel_state::{Bindings, HOME_AGENT_TUNNEL_LINK};
 use crate::policy::{GuestPolicy, Policy};
 use crate::signaling::home_agent::{Config, Event, HomeAgent, Output, Received};
-use crate::tunnel::{Counters, HomeAgentEntry, HomeAgentTable, inner_mtu};
+use crate::tunnel::{HomeAgentEntry, HomeAgentTable, inner_mtu};
 use crate::vocabulary::{Generation, GuestId};
 use crate::wire::ipv6;
 use path::Path;
@@ -59,9 +60,7 @@ struct Runner<'a> {
     bindings: Bindings,
     carriers: BTreeMap<GuestId, std::net::Ipv6Addr>,
     asked: Vec<(GuestId, Generation)>,
-    table: Arc<Shared<HomeAgentTable>>,
-    counters: Arc<Counters>,
-    lost: Arc<Notify>,
+    path: Path,
     next_scan: Instant,
 }
 
@@ -69,18 +68,24 @@ struct Runner<'a> {
 ///
 /// # Errors
 /// When it cannot start or go on, after everything was taken down; or when that did not work.
-pub async fn run(policy: Policy, ledger: Ledger) -> Result<(), Error> {
+pub async fn run(policy: Policy, ledger: Ledger, accelerate: Accelerate) -> Result<(), Error> {
     super::require_forwarding()?;
     // From here on a signal is an event, and what was begun is taken down in good order.
     let mut signals = Signals::new().map_err(|source| Error::socket("signal handlers", source))?;
     let mut kernel = Kernel::open(&policy, ledger).await?;
-    let result = start_and_serve(policy, &mut kernel, &mut signals).await;
+    let result = start_and_serve(policy, &mut kernel, &mut signals, accelerate).await;
+    super_packet::close();
     let left = kernel.leave().await;
     tracing::info!("left");
     result.and(if left { Ok(()) } else { Err(Error::LeftBehind) })
 }
 
-async fn start_and_serve(policy: Policy, kernel: &mut Kernel, signals: &mut Signals) -> Result<(), Error> {
+async fn start_and_serve(
+    policy: Policy,
+    kernel: &mut Kernel,
+    signals: &mut Signals,
+    accelerate: Accelerate,
+) -> Result<(), Error> {
     let handle = kernel.reconciler().route().handle().clone();
     let home_link = HomeLink::open(&handle, &policy).await?;
     let link = home_link.link;
@@ -88,7 +93,12 @@ async fn start_and_serve(policy: Policy, kernel: &mut Kernel, signals: &mut Sign
     tap::no_link_local(tun.name()).map_err(|source| Error::socket("the TUN", source))?;
     ports::bring_up(&handle, tun.name(), inner_mtu(link.mtu as usize) as u32).await?;
     let socket = MobilitySocket::open().map_err(|source| Error::socket("a raw socket for mobility headers", source))?;
-    let tunnel = TunnelSocket::open().map_err(|source| Error::socket("a raw socket for IPv6 in IPv6", source))?;
+    let mut core = Core::start(accelerate, policy.guests.len())
+        .map_err(|source| Error::socket("the sockets of the tunnel engine", source))?;
+    accelerator::at_home_agent(&mut core, accelerate, tun.name(), policy.guests.len());
+    let lost = Arc::new(Notify::new());
+    let table = Shared::new(HomeAgentTable::new(policy.home_agent.address, link.mtu as usize, []));
+    let path = Path { core, tun, table, lost };
     let engine = HomeAgent::new(Config {
         address: policy.home_agent.address,
         home_link: policy.home_agent.home_link,
@@ -106,15 +116,11 @@ async fn start_and_serve(policy: Policy, kernel: &mut Kernel, signals: &mut Sign
         bindings: Bindings::default(),
         carriers: BTreeMap::new(),
         asked: Vec::new(),
-        table: Shared::new(HomeAgentTable::new(policy.home_agent.address, link.mtu as usize, [])),
-        counters: Arc::new(Counters::new()),
-        lost: Arc::new(Notify::new()),
+        path,
         next_scan: clock::now() + SCAN_INTERVAL,
         policy,
     };
-    let (table, counters, lost) = (runner.table.clone(), runner.counters.clone(), runner.lost.clone());
-    let path = Path { tunnel: Arc::new(tunnel), tun, table, counters, lost };
-    path.start().map_err(|source| Error::socket("a thread", source))?;
+    runner.path.start().map_err(|source| Error::socket("a thread", source))?;
     // The policies that let binding updates in.
     runner.reconcile(clock::now()).await;
     let result = match signals.leave_asked().await {
@@ -160,7 +166,7 @@ impl Runner<'_> {
         let event_loop = |source| Error::socket("an event loop", source);
         let mut monitor = Monitor::open().map_err(|source| Error::socket("a netlink monitor", source))?;
         let mobility = sys::watch(self.socket.as_fd()).map_err(event_loop)?;
-        let lost = Arc::clone(&self.lost);
+        let lost = Arc::clone(&self.path.lost);
         let mut buffer = ReceiveBuffer::new(PACKET_LIMIT);
         loop {
             self.pump().await;
@@ -306,7 +312,7 @@ impl Runner<'_> {
             care_of: self.carriers.get(&GuestId(index)).copied(),
             mtu,
         });
-        self.table.replace(HomeAgentTable::new(
+        self.path.publish(HomeAgentTable::new(
             self.policy.home_agent.address,
             self.home_link.link.mtu as usize,
             entries,
@@ -324,7 +330,7 @@ impl Runner<'_> {
     }
 
     fn report(&self) {
-        super::report::tunnel(&self.counters);
+        super::report::tunnel(&self.path.core.tally.all);
         tracing::info!("counters: signaling: {}", self.engine.counters());
     }
 }

@@ -14,6 +14,7 @@ use futures::FutureExt;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use super::engine::{Accelerate, super_packet};
 use super::kernel::Kernel;
 use super::mobility_socket::MobilitySocket;
 use super::netlink::monitor::{Change, Monitor};
@@ -75,7 +76,7 @@ struct Runner {
 ///
 /// # Errors
 /// When it cannot start or go on, after everything was taken down; or when that did not work.
-pub async fn run(policy: Policy, ledger: Ledger) -> Result<(), Error> {
+pub async fn run(policy: Policy, ledger: Ledger, accelerate: Accelerate) -> Result<(), Error> {
     // From here on a signal is an event, and what was begun is taken down in good order.
     let mut signals = Signals::new().map_err(|source| Error::socket("signal handlers", source))?;
     // Before anything can be sent: the failsafe.
@@ -89,7 +90,7 @@ pub async fn run(policy: Policy, ledger: Ledger) -> Result<(), Error> {
         }
     };
     let (reports, received_reports) = mpsc::channel(REPORT_QUEUE + ports.len() * FRAMES_PER_PORT);
-    let (mut kernel, ports, result) = match Runner::start(policy, kernel, ports, reports) {
+    let (mut kernel, ports, result) = match Runner::start(policy, kernel, ports, reports, accelerate) {
         Ok(mut runner) => {
             let result = match signals.leave_asked().await {
                 true => Ok(()),
@@ -100,6 +101,7 @@ pub async fn run(policy: Policy, ledger: Ledger) -> Result<(), Error> {
         }
         Err((kernel, ports, error)) => (kernel, ports, Err(error)),
     };
+    super_packet::close();
     let left = kernel.leave().await;
     ports::close(&handle, ports).await;
     tracing::info!("left");
@@ -114,11 +116,12 @@ impl Runner {
         kernel: Kernel,
         ports: Vec<OpenPort>,
         reports: mpsc::Sender<Report>,
+        accelerate: Accelerate,
     ) -> Result<Self, (Kernel, Vec<OpenPort>, Error)> {
         let networks: Vec<_> = ports.iter().map(|port| network(&policy, port)).collect();
         let opened = MobilitySocket::open()
             .map_err(|source| Error::socket("a raw socket for mobility headers", source))
-            .and_then(|socket| Ok((socket, packet_path(&policy, &ports, &networks, reports)?)));
+            .and_then(|socket| Ok((socket, packet_path(&policy, &ports, &networks, reports, accelerate)?)));
         let (socket, path) = match opened {
             Ok(opened) => opened,
             Err(error) => return Err((kernel, ports, error)),
@@ -413,7 +416,7 @@ impl Runner {
 
     /// Writes every counter that is not zero to the log.
     fn report(&self) {
-        super::report::tunnel(&self.path.counters);
+        super::report::tunnel(&self.path.core.tally.all);
         self.path.frames.iter().for_each(|counters| super::report::frames(counters));
         tracing::info!("counters: signaling: {}", self.engine.counters());
     }

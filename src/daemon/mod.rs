@@ -147,8 +147,8 @@ fn run(role: Role, policy: Policy, config: &Config) -> Result<(), Error> {
     let store = store::Store::open(&directory).map_err(sequences::Error::from)?;
     let ledger = sequences::Ledger::open(store, &policy)?;
     match role {
-        Role::MobileNode => runtime.block_on(mobile_node::run(policy, ledger)),
-        Role::HomeAgent => runtime.block_on(home_agent::run(policy, ledger)),
+        Role::MobileNode => runtime.block_on(mobile_node::run(policy, ledger, config.accelerate)),
+        Role::HomeAgent => runtime.block_on(home_agent::run(policy, ledger, config.accelerate)),
     }
 }
 

@@ -1,33 +1,41 @@
 //! The packet path of the mobile-node role: a thread for each port (guest to tunnel) and one for the tunnel (tunnel to guests). They read
 //! a table that is replaced as a whole, and report what they cannot decide to the event loop.
 
-use std::io::IoSlice;
+use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::clock;
-use super::pace::Patience;
-use super::raw_socket::ReceiveBuffer;
-use super::shared::Shared;
-use super::tap::{self, Device, VNET_HEADER_LENGTH};
-use super::tunnel_socket::{Sent, TunnelSocket};
+use super::engine::STACK;
+use super::engine::core::{Core, address_at};
+use super::engine::keeper::Wanted;
+use super::engine::paths::{Ends, Paths};
+use super::engine::receive::{Exit, Receiver};
+use super::engine::transmit::{Judge, Lane};
+use super::engine::writer::{Front, write_groups};
+use super::shared::{Reader, Shared};
+use super::tap::Device;
 use crate::home_network::{self, PortGuests, Verdict};
+use crate::tunnel::coalesce::Coalescer;
+use crate::tunnel::hold::{Bounds, HoldQueue};
+use crate::tunnel::ingress::Forward;
 use crate::tunnel::routing_header::{consume_type2_routing_header, strip_type2_routing_header};
-use crate::tunnel::{Counters, Egress, Entry, ErrorLimits, Ingress, Outer, Reason, Table, egress, ingress, vnet};
+use crate::tunnel::{
+    Carrier, Egress, Entry, ErrorLimits, Ingress, Offload, Outer, Reason, Table, egress, ingress, inner_mtu, vnet,
+};
 use crate::vocabulary::{GuestId, MacAddress};
 use crate::wire::ethernet;
 
-/// Longest frame read from a port: a TAP without offloads never gives more than its MTU, and MTUs are at most 64 KiB.
-const FRAME_LIMIT: usize = 65_536 + VNET_HEADER_LENGTH + ethernet::HEADER_LENGTH;
-/// Longest inner packet received: the kernel's receive offload merges up to 64 KiB.
-const PACKET_LIMIT: usize = 65_536;
 /// Frames of one port that wait for the event loop before more are dropped: no guest fills the queue of the others.
 pub const FRAMES_PER_PORT: usize = 64;
 /// Offset of the hop limit in an IPv6 header.
 const HOP_LIMIT: usize = 7;
+/// Offset of the destination in an IPv6 header.
+const DESTINATION: usize = 24;
 
 /// What the packet path tells the event loop.
 #[derive(Debug)]
@@ -73,24 +81,14 @@ pub struct View {
 /// What the threads of one host share.
 #[derive(Debug, Clone)]
 pub struct PacketPath {
-    /// The sockets of the tunnel.
-    pub socket: Arc<TunnelSocket>,
+    /// The engine.
+    pub core: Core,
     /// What they read.
     pub view: Arc<Shared<View>>,
-    /// What they count.
-    pub counters: Arc<Counters>,
     /// Counters of frames that never became data, by port number.
     pub frames: Vec<Arc<home_network::Counters>>,
     /// Where they report to.
     pub reports: Sender<Report>,
-}
-
-/// What the thread of a port has for itself.
-struct PortReader<'a> {
-    number: usize,
-    device: &'a Device,
-    limits: ErrorLimits,
-    places: Arc<Semaphore>,
 }
 
 /// Tells the event loop when its thread panics: guests without a packet path must not look served.
@@ -105,15 +103,36 @@ impl Drop for Watch {
 }
 
 impl PacketPath {
+    /// Replaces what the threads read.
+    pub fn publish(&self, view: View) {
+        let wanted = view.table.entries().iter().filter_map(|entry| entry.carrier);
+        let wanted = wanted.map(|carrier| Wanted { ends: ends(carrier), home_address: None }).collect();
+        self.core.keeper.acceleration().guests_changed(&view.table);
+        self.view.replace(view);
+        self.core.keeper.want(wanted);
+    }
+
     /// Starts the thread from a port into the tunnel.
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn start_port(&self, port: usize, device: Arc<Device>) -> std::io::Result<()> {
+    pub fn start_port(&self, port: usize, device: Arc<Device>) -> io::Result<()> {
         let path = self.clone();
-        thread::Builder::new().name(format!("port-{port}")).spawn(move || {
+        thread::Builder::new().name(format!("port-{port}")).stack_size(STACK).spawn(move || {
             let _watch = Watch(path.reports.clone());
-            path.run_port(port, &device);
+            let judge = PortJudge {
+                number: port,
+                device: Arc::clone(&device),
+                limits: ErrorLimits::default(),
+                places: Arc::new(Semaphore::new(FRAMES_PER_PORT)),
+                view: path.view.reader(),
+                held: HoldQueue::new(Bounds::default()),
+                released: VecDeque::new(),
+                path: path.clone(),
+            };
+            let Core { keeper, entrance, tally, .. } = path.core.clone();
+            let (sender, paths) = (path.core.sender(), keeper.paths().reader());
+            Lane::new(judge, device, sender, paths, entrance, Arc::clone(&tally.all)).run();
         })?;
         Ok(())
     }
@@ -122,141 +141,15 @@ impl PacketPath {
     ///
     /// # Errors
     /// When the system has no thread to give.
-    pub fn start_tunnel(&self) -> std::io::Result<()> {
+    pub fn start_tunnel(&self) -> io::Result<()> {
         let path = self.clone();
-        thread::Builder::new().name("tunnel".to_owned()).spawn(move || {
+        thread::Builder::new().name("tunnel".to_owned()).stack_size(STACK).spawn(move || {
             let _watch = Watch(path.reports.clone());
-            path.run_tunnel();
+            let Core { tunnel, keeper, tally, .. } = path.core.clone();
+            let exit = PortExit { view: path.view.reader(), path };
+            Receiver::new(exit, tunnel, keeper, Arc::clone(&tally.all)).run();
         })?;
         Ok(())
-    }
-
-    fn run_port(&self, port: usize, device: &Device) {
-        let mut reader = PortReader {
-            number: port,
-            device,
-            limits: ErrorLimits::default(),
-            places: Arc::new(Semaphore::new(FRAMES_PER_PORT)),
-        };
-        let mut view = self.view.reader();
-        let mut patience = Patience::default();
-        let mut buffer = vec![0; FRAME_LIMIT];
-        loop {
-            match device.read(&mut buffer) {
-                Ok(length) => {
-                    patience.renew();
-                    if let Some(frame) = buffer.get_mut(VNET_HEADER_LENGTH..length) {
-                        self.take_frame(&mut reader, frame, view.get());
-                    }
-                }
-                Err(error) if tap::is_gone(&error) => {
-                    tracing::warn!(device = device.name(), "our TAP was removed by somebody else");
-                    let _ = self.reports.blocking_send(Report::PortLost { port });
-                    return;
-                }
-                Err(error) => {
-                    tracing::debug!(device = device.name(), %error, "cannot read from the port");
-                    thread::sleep(patience.take());
-                }
-            }
-        }
-    }
-
-    fn take_frame(&self, reader: &mut PortReader<'_>, frame: &mut [u8], view: &View) {
-        let PortReader { number: port, device, limits, places } = reader;
-        let Some(settings) = view.ports.get(*port) else { return };
-        match home_network::classify(frame, settings) {
-            Verdict::Data { guest, packet } => {
-                let (Some(entry), Some(packet)) = (view.table.by_guest(guest), frame.get_mut(packet)) else {
-                    return self.counters.count(Reason::NotBound);
-                };
-                if let Some(answer) = self.carry(entry, packet, limits) {
-                    let mac = view.router_macs.get(*port).copied().unwrap_or(MacAddress([0; 6]));
-                    let to = egress::Port { guest, port: *port, mac: entry.mac };
-                    self.to_guest(device, &to.ethernet_header(mac), &vnet::header(None, 0), &answer);
-                }
-            }
-            Verdict::ToNetwork => {
-                // When the event loop is behind, a neighbour solicitation is lost, and asked again.
-                let report = Arc::clone(places).try_acquire_owned().ok();
-                let report = report.map(|place| Report::Frame { port: *port, frame: frame.to_vec(), place });
-                if report.is_none_or(|report| self.reports.try_send(report).is_err()) {
-                    self.count_frame(*port, home_network::Reason::QueueFull);
-                }
-            }
-            Verdict::Drop(reason) => self.count_frame(*port, reason),
-        }
-    }
-
-    fn count_frame(&self, port: usize, reason: home_network::Reason) {
-        if let Some(counters) = self.frames.get(port) {
-            counters.count(reason);
-        }
-    }
-
-    /// Sends a guest's packet, and returns what the guest has to be told instead where it cannot be sent.
-    fn carry(&self, entry: &Entry, packet: &mut [u8], limits: &mut ErrorLimits) -> Option<Vec<u8>> {
-        let hop_limit = packet.get(HOP_LIMIT).copied();
-        let decision = ingress::process(entry, packet, limits, clock::now());
-        self.counters.count_ingress(&decision);
-        let forward = match decision {
-            Ingress::Forward(forward) => forward,
-            Ingress::Answer { packet, .. } => return Some(packet),
-            Ingress::Drop(_) => return None,
-        };
-        match self.socket.send(forward.source, forward.destination, forward.traffic_class, forward.packet) {
-            Sent::Yes => None,
-            Sent::No(error) => {
-                tracing::debug!(%error, guest = %entry.guest, "a packet could not be sent through the tunnel");
-                self.counters.count(Reason::SendFailed);
-                None
-            }
-            Sent::TooBig(mtu) => {
-                let _ = self.reports.try_send(Report::PathMtu { guest: entry.guest, mtu });
-                // The packet as it came: it is told back, and its hop limit is looked at again.
-                if let (Some(octet), Some(hop_limit)) = (packet.get_mut(HOP_LIMIT), hop_limit) {
-                    *octet = hop_limit;
-                }
-                let smaller = Entry { mtu: crate::tunnel::inner_mtu(mtu as usize), ..entry.clone() };
-                let decision = ingress::process(&smaller, packet, limits, clock::now());
-                if let Ingress::Forward(_) = decision {
-                    // The path became wider meanwhile; the sender repeats what it needs.
-                    self.counters.count(Reason::SendFailed);
-                    return None;
-                }
-                self.counters.count_ingress(&decision);
-                match decision {
-                    Ingress::Answer { packet, .. } => Some(packet),
-                    Ingress::Forward(_) | Ingress::Drop(_) => None,
-                }
-            }
-        }
-    }
-
-    fn run_tunnel(&self) {
-        let mut view = self.view.reader();
-        let mut patience = Patience::default();
-        let mut buffer = ReceiveBuffer::new(PACKET_LIMIT);
-        loop {
-            match self.socket.receive(&mut buffer) {
-                Ok(arrival) => {
-                    patience.renew();
-                    let outer = Outer {
-                        source: arrival.source,
-                        destination: arrival.destination,
-                        traffic_class: arrival.traffic_class,
-                    };
-                    let view = view.get();
-                    self.out_of_tunnel(egress::process(&view.table, outer, arrival.packet), view);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => self.counters.count(Reason::BadHeader),
-                // ICMPv6 errors about what we sent come back as errors of the socket; they end nothing.
-                Err(error) => {
-                    tracing::debug!(%error, "the tunnel socket reports");
-                    thread::sleep(patience.take());
-                }
-            }
-        }
     }
 
     /// Takes a packet of the home agent itself that came by type 2 routing header (RFC 6275 §6.4), as it was on the wire.
@@ -264,24 +157,223 @@ impl PacketPath {
         if !consume_type2_routing_header(packet) {
             return;
         }
-        self.out_of_tunnel(strip_type2_routing_header(&view.table, packet), view);
-    }
-
-    fn out_of_tunnel(&self, decision: Egress<'_>, view: &View) {
-        self.counters.count_egress(&decision);
-        let Egress::Deliver(deliver) = decision else { return };
-        let to = deliver.to;
-        if let (Some(device), Some(mac)) = (view.devices.get(to.port), view.router_macs.get(to.port)) {
-            let header = vnet::header(deliver.offload.as_ref(), ethernet::HEADER_LENGTH as u16);
-            self.to_guest(device, &to.ethernet_header(*mac), &header, deliver.packet);
+        let guest = guest_of(view, packet);
+        let decision = strip_type2_routing_header(&view.table, packet);
+        self.core.tally.egress(guest, &decision);
+        if let Egress::Deliver(deliver) = decision {
+            let mut out = Coalescer::new(false);
+            out.push(deliver.to, deliver.packet, deliver.offload);
+            self.to_guests(view, &out);
         }
     }
 
-    fn to_guest(&self, device: &Device, ethernet: &[u8], vnet: &[u8], packet: &[u8]) {
-        let parts = [IoSlice::new(vnet), IoSlice::new(ethernet), IoSlice::new(packet)];
-        if let Err(error) = device.write_parts(&parts) {
-            tracing::debug!(%error, device = device.name(), "a frame could not be written to the port");
-            self.counters.count(Reason::SendFailed);
+    fn to_guests(&self, view: &View, out: &Coalescer<'_, egress::Port>) {
+        write_groups(out, &self.core.tally.all, |to, offload| {
+            let ethernet = to.ethernet_header(*view.router_macs.get(to.port)?);
+            Some(Front::tap(view.devices.get(to.port)?, ethernet, offload))
+        });
+    }
+}
+
+fn ends(carrier: Carrier) -> Ends {
+    Ends { source: carrier.care_of, destination: carrier.home_agent }
+}
+
+/// The guest whose home address a packet is for.
+fn guest_of(view: &View, packet: &[u8]) -> Option<GuestId> {
+    Some(view.table.by_home_address(address_at(packet, DESTINATION)?)?.guest)
+}
+
+/// From a port into the tunnel.
+struct PortJudge {
+    number: usize,
+    device: Arc<Device>,
+    limits: ErrorLimits,
+    places: Arc<Semaphore>,
+    view: Reader<View>,
+    held: HoldQueue<Vec<u8>>,
+    released: VecDeque<Vec<u8>>,
+    path: PacketPath,
+}
+
+impl PortJudge {
+    fn count_frame(&self, reason: home_network::Reason) {
+        if let Some(counters) = self.path.frames.get(self.number) {
+            counters.count(reason);
         }
+    }
+
+    fn report_frame(&self, frame: &[u8]) {
+        // When the event loop is behind, a neighbour solicitation is lost, and asked again.
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        let report = place.map(|place| Report::Frame { port: self.number, frame: frame.to_vec(), place });
+        if report.is_none_or(|report| self.path.reports.try_send(report).is_err()) {
+            self.count_frame(home_network::Reason::QueueFull);
+        }
+    }
+
+    /// Keeps the packet of a guest that has no tunnel now.
+    fn hold(&mut self, guest: GuestId, frame: &[u8], offload: Option<&Offload>, now: Instant) {
+        let kept = [&vnet::header(offload, ethernet::HEADER_LENGTH as u16)[..], frame].concat();
+        let octets = kept.len();
+        if self.held.push(guest, kept, octets, now).is_err() {
+            let reason = if self.held.is_waiting() { Reason::NotHeld } else { Reason::NotBound };
+            self.path.core.tally.reason(Some(guest), reason, 1);
+        }
+    }
+
+    fn answer(&self, guest: GuestId, mac: MacAddress, router_mac: MacAddress, packet: &[u8]) {
+        let ethernet = egress::Port { guest, port: self.number, mac }.ethernet_header(router_mac);
+        if let Err(error) = Front::tap(&self.device, ethernet, None).write(std::iter::once(packet)) {
+            tracing::debug!(%error, device = self.device.name(), "a frame could not be written to the port");
+            self.path.core.tally.reason(Some(guest), Reason::SendFailed, 1);
+        }
+    }
+}
+
+/// The entry of a guest whose path may take less than the table says.
+fn narrowed(entry: &Entry, paths: &Paths) -> Entry {
+    let path = entry.carrier.and_then(|carrier| paths.get(ends(carrier)));
+    Entry { mtu: path.map_or(entry.mtu, |path| entry.mtu.min(path.inner_mtu())), ..entry.clone() }
+}
+
+impl Judge for PortJudge {
+    const LINK_HEADER: usize = ethernet::HEADER_LENGTH;
+
+    fn judge<'a>(
+        &mut self,
+        frame: &'a mut [u8],
+        offload: Result<Option<Offload>, Reason>,
+        paths: &Paths,
+        now: Instant,
+    ) -> Option<Forward<'a>> {
+        let view = self.view.get();
+        let settings = view.ports.get(self.number)?;
+        let (guest, packet) = match home_network::classify(frame, settings) {
+            Verdict::Data { guest, packet } => (guest, packet),
+            Verdict::ToNetwork => {
+                self.report_frame(frame);
+                return None;
+            }
+            Verdict::Drop(reason) => {
+                self.count_frame(reason);
+                return None;
+            }
+        };
+        let router_mac = view.router_macs.get(self.number).copied().unwrap_or(MacAddress([0; 6]));
+        let (entry, offload) = match (view.table.by_guest(guest), offload) {
+            (Some(entry), Ok(offload)) => (narrowed(entry, paths), offload),
+            (None, _) => {
+                self.path.core.tally.reason(Some(guest), Reason::NotBound, 1);
+                return None;
+            }
+            (_, Err(reason)) => {
+                self.path.core.tally.reason(Some(guest), reason, 1);
+                return None;
+            }
+        };
+        if entry.carrier.is_none() {
+            self.hold(guest, frame, offload.as_ref(), now);
+            return None;
+        }
+        let decision = ingress::process_offloaded(&entry, frame.get_mut(packet)?, offload, &mut self.limits, now);
+        self.path.core.tally.ingress(Some(guest), &decision);
+        match decision {
+            Ingress::Forward(forward) => return Some(forward),
+            Ingress::Answer { packet, reason } => {
+                if reason == Reason::PacketTooBig
+                    && let Some(path) = entry.carrier.and_then(|carrier| paths.get(ends(carrier)))
+                    && path.inner_mtu() == entry.mtu
+                {
+                    let _ = self.path.reports.try_send(Report::PathMtu { guest, mtu: path.mtu });
+                }
+                self.answer(guest, entry.mac, router_mac, &packet);
+            }
+            Ingress::Drop(_) => {}
+        }
+        None
+    }
+
+    fn too_big(&mut self, packet: &mut [u8], guest: GuestId, offload: Option<Offload>, mtu: u32, now: Instant) {
+        let _ = self.path.reports.try_send(Report::PathMtu { guest, mtu });
+        // The packet as it came: it is told back, and its hop limit is looked at again.
+        if let Some(hop_limit) = packet.get_mut(HOP_LIMIT) {
+            *hop_limit = hop_limit.saturating_add(1);
+        }
+        let view = self.view.get();
+        let router_mac = view.router_macs.get(self.number).copied().unwrap_or(MacAddress([0; 6]));
+        let Some(entry) = view.table.by_guest(guest) else { return };
+        let smaller = Entry { mtu: inner_mtu(mtu as usize), ..entry.clone() };
+        match ingress::process_offloaded(&smaller, packet, offload, &mut self.limits, now) {
+            // The path became wider meanwhile; the sender repeats what it needs.
+            Ingress::Forward(_) => self.path.core.tally.reason(Some(guest), Reason::SendFailed, 1),
+            decision => {
+                self.path.core.tally.ingress(Some(guest), &decision);
+                if let Ingress::Answer { packet, .. } = decision {
+                    self.answer(guest, smaller.mac, router_mac, &packet);
+                }
+            }
+        }
+    }
+
+    fn released(&mut self, now: Instant) -> Option<Vec<u8>> {
+        if let Some(frame) = self.released.pop_front() {
+            return Some(frame);
+        }
+        for (guest, packets) in self.held.expire(now) {
+            self.path.core.tally.reason(Some(guest), Reason::NotBound, packets);
+        }
+        let view = self.view.get();
+        let carried = |guest: &GuestId| view.table.by_guest(*guest).is_none_or(|entry| entry.carrier.is_some());
+        let guest = self.held.guests().find(carried)?;
+        self.released = self.held.release(guest);
+        self.released.pop_front()
+    }
+
+    fn is_holding(&self) -> bool {
+        self.held.is_waiting()
+    }
+
+    fn lost(&mut self) {
+        tracing::warn!(device = self.device.name(), "our TAP was removed by somebody else");
+        let _ = self.path.reports.blocking_send(Report::PortLost { port: self.number });
+    }
+}
+
+/// From the tunnel to the guests.
+struct PortExit {
+    view: Reader<View>,
+    path: PacketPath,
+}
+
+impl Exit for PortExit {
+    type To = egress::Port;
+
+    fn begin(&mut self) {
+        self.view.get();
+    }
+
+    fn judge<'a>(
+        &self,
+        outer: Outer,
+        packet: &'a mut [u8],
+        offload: Option<Offload>,
+        out: &mut Coalescer<'a, egress::Port>,
+    ) {
+        let view = self.view.seen();
+        let guest = guest_of(view, packet);
+        let decision = egress::process_offloaded(&view.table, outer, packet, offload);
+        self.path.core.tally.egress(guest, &decision);
+        if let Egress::Deliver(deliver) = decision {
+            out.push(deliver.to, deliver.packet, deliver.offload);
+        }
+    }
+
+    fn joins_datagrams(&self) -> bool {
+        self.view.seen().devices.iter().all(|device| device.takes_whole_datagrams())
+    }
+
+    fn write(&self, out: &Coalescer<'_, egress::Port>) {
+        self.path.to_guests(self.view.seen(), out);
     }
 }

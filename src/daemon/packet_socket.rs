@@ -81,7 +81,7 @@ impl PacketSocket {
         let program: Vec<_> =
             filter.program().iter().map(|&(code, jt, jf, k)| SockFilter::new(code, jt, jf, k)).collect();
         socket.attach_filter(&program)?;
-        sys::bind_packet_socket(socket.as_fd(), interface, ETHER_TYPE_IPV6)?;
+        sys::bind_packet_socket(&socket, interface, ETHER_TYPE_IPV6)?;
         Ok(Self(socket))
     }
 

@@ -70,8 +70,7 @@ impl RawSocket {
     /// # Errors
     /// The error of `setsockopt(2)` when neither way works.
     pub fn set_receive_buffer(&self, octets: c_int) -> io::Result<()> {
-        sys::set_integer_option(self.0.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, octets)
-            .or_else(|_| sys::set_integer_option(self.0.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, octets))
+        sys::set_receive_buffer(self.0.as_fd(), octets)
     }
 
     /// Throws away everything this socket would receive: for sockets that only send.
@@ -81,6 +80,14 @@ impl RawSocket {
     pub fn receive_nothing(&self) -> io::Result<()> {
         // BPF_RET | BPF_K with 0: keep no octet.
         self.0.attach_filter(&[socket2::SockFilter::new(0x06, 0, 0, 0)])
+    }
+
+    /// Receives only what this program lets through, instead of what an earlier one did.
+    ///
+    /// # Errors
+    /// The error of `setsockopt(2)`.
+    pub fn filter(&self, program: &[socket2::SockFilter]) -> io::Result<()> {
+        self.0.attach_filter(program)
     }
 
     /// Sends `payload` to `destination`.

@@ -29,6 +29,11 @@ impl<T> Shared<T> {
         Reader { shared: Arc::clone(self), seen: u64::MAX, cached }
     }
 
+    /// The current value, for who does not look at it all the time.
+    pub fn current(&self) -> Arc<T> {
+        self.load()
+    }
+
     fn load(&self) -> Arc<T> {
         Arc::clone(&self.value.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -51,6 +56,11 @@ impl<T> Reader<T> {
             self.cached = self.shared.load();
             self.seen = version;
         }
+        &self.cached
+    }
+
+    /// The value that was got last.
+    pub fn seen(&self) -> &T {
         &self.cached
     }
 }

@@ -1,7 +1,7 @@
 //! TAP and TUN devices, and what a port of the pseudo home network is made of.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
@@ -15,16 +15,18 @@ pub const VNET_HEADER_LENGTH: usize = 10;
 pub struct Device {
     file: File,
     name: String,
+    datagrams: bool,
 }
 
 impl Device {
-    /// Every frame or packet has a virtio-net header in front. No offloads are announced, so the kernel segments and completes checksums
-    /// before one is read; those written may leave both to the kernel.
+    /// Every frame or packet has a virtio-net header in front, which tells what is left to do: of one that is read, for us; of one that
+    /// is written, for the kernel.
     fn open(name: &str, kind: libc::c_int) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
         sys::set_tun_interface(file.as_fd(), name, kind | libc::IFF_NO_PI | libc::IFF_VNET_HDR)?;
         sys::set_tun_header_length(file.as_fd(), VNET_HEADER_LENGTH as libc::c_int)?;
-        Ok(Self { file, name: name.to_owned() })
+        let datagrams = take_whole(&file)?;
+        Ok(Self { file, name: name.to_owned(), datagrams })
     }
 
     /// Makes a TAP: Ethernet frames.
@@ -48,12 +50,25 @@ impl Device {
         &self.name
     }
 
-    /// Reads one frame or packet, behind its virtio-net header.
+    /// Whether whole UDP packets go either way, which the kernel cuts (Linux 6.2).
+    pub fn takes_whole_datagrams(&self) -> bool {
+        self.datagrams
+    }
+
+    /// Reads one frame or packet into several buffers, one after another.
     ///
     /// # Errors
-    /// The error of `read(2)`.
-    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.file).read(buffer)
+    /// The error of `readv(2)`.
+    pub fn read_parts(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&self.file).read_vectored(parts)
+    }
+
+    /// The same, of what is there now.
+    ///
+    /// # Errors
+    /// The error of `preadv2(2)`; `WouldBlock` when there is nothing, `Unsupported` when the kernel cannot do this.
+    pub fn read_now(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        sys::read_now(self.file.as_fd(), parts)
     }
 
     /// Writes one frame or packet gathered from parts: virtio-net header, Ethernet header for a TAP, packet.
@@ -71,7 +86,18 @@ impl AsFd for Device {
     }
 }
 
-/// Whether an error of [`Device::read`] says that the interface was removed: every later one does, too. An interface that is only down
+/// Takes packets whole that the kernel would otherwise cut, and checksums that it would otherwise complete. Whether UDP is among them.
+fn take_whole(file: &File) -> io::Result<bool> {
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    // The kernel allows UDP of both versions of IP or of none.
+    let all = tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    match sys::set_tun_offload(file.as_fd(), all) {
+        Ok(()) => Ok(true),
+        Err(_) => sys::set_tun_offload(file.as_fd(), tcp).map(|()| false),
+    }
+}
+
+/// Whether an error of [`Device::read_parts`] says that the interface was removed: every later one does, too. An interface that is only down
 /// gives no error to a reader.
 pub fn is_gone(error: &io::Error) -> bool {
     // `EBADFD`: detached; `EFAULT`: shut down while it was waited for (`drivers/net/tun.c`, `tun_ring_recv`).

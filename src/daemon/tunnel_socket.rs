@@ -2,15 +2,18 @@
 
 use std::io;
 use std::net::Ipv6Addr;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use super::control::{self, ControlBuilder};
+use socket2::SockFilter;
+
+use super::control::ControlBuilder;
 use super::pace;
-use super::raw_socket::{self, RawSocket, ReceiveBuffer};
+use super::raw_socket::{self, RawSocket};
 use crate::wire::ipv6;
 use crate::wire::numbers::protocol;
 
 /// Hop limit of outer headers; RFC 2473 §6.3 leaves it to the entry point.
-const HOP_LIMIT: libc::c_int = 64;
+pub const HOP_LIMIT: u8 = 64;
 /// Octets asked for as receive buffer: about 20 ms at 1 Gb/s.
 const RECEIVE_BUFFER: libc::c_int = 4 << 20;
 
@@ -23,19 +26,6 @@ pub enum Sent {
     TooBig(u32),
     /// The kernel's queue was full or it refused for another reason.
     No(io::Error),
-}
-
-/// An inner packet that arrived, with its outer addresses.
-#[derive(Debug)]
-pub struct Arrival<'a> {
-    /// Outer source.
-    pub source: Ipv6Addr,
-    /// Outer destination.
-    pub destination: Ipv6Addr,
-    /// Outer traffic class.
-    pub traffic_class: u8,
-    /// What the outer header carried.
-    pub packet: &'a mut [u8],
 }
 
 /// The two sockets of the tunnel: one that never fragments, and one for packets that no one may refuse.
@@ -53,13 +43,15 @@ impl TunnelSocket {
     pub fn open() -> io::Result<Self> {
         let whole = RawSocket::open(protocol::IPV6, false)?;
         whole.set_ipv6_option(libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)?;
-        whole.set_ipv6_option(libc::IPV6_UNICAST_HOPS, HOP_LIMIT)?;
+        whole.set_ipv6_option(libc::IPV6_UNICAST_HOPS, libc::c_int::from(HOP_LIMIT))?;
+        // The label is that of each packet's flow (RFC 6438 §3), not one for the whole tunnel.
+        whole.set_ipv6_option(libc::IPV6_FLOWINFO_SEND, 1)?;
         whole.set_ipv6_option(libc::IPV6_RECVTCLASS, 1)?;
         whole.set_receive_buffer(RECEIVE_BUFFER)?;
         let fragmenting = RawSocket::open(protocol::IPV6, false)?;
         fragmenting.receive_nothing()?;
         fragmenting.set_ipv6_option(libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT)?;
-        fragmenting.set_ipv6_option(libc::IPV6_UNICAST_HOPS, HOP_LIMIT)?;
+        fragmenting.set_ipv6_option(libc::IPV6_UNICAST_HOPS, libc::c_int::from(HOP_LIMIT))?;
         Ok(Self { whole, fragmenting })
     }
 
@@ -84,15 +76,18 @@ impl TunnelSocket {
         }
     }
 
-    /// Waits for an inner packet.
+    /// Receives only what this program lets through.
     ///
     /// # Errors
-    /// The error of `recvmsg(2)`.
-    pub fn receive<'a>(&self, buffer: &'a mut ReceiveBuffer) -> io::Result<Arrival<'a>> {
-        let received = self.whole.receive(buffer)?;
-        let (destination, _) = control::packet_info(received.control)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no destination address with the packet"))?;
-        let traffic_class = control::traffic_class(received.control);
-        Ok(Arrival { source: received.source, destination, traffic_class, packet: received.payload })
+    /// The error of `setsockopt(2)`.
+    pub fn filter(&self, program: &[SockFilter]) -> io::Result<()> {
+        self.whole.filter(program)
+    }
+}
+
+/// The socket that receives, and never fragments.
+impl AsFd for TunnelSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.whole.as_fd()
     }
 }

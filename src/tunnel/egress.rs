@@ -70,13 +70,29 @@ impl Port {
 /// (RFC 6275 §11.3.3): exit point and destination are the same node, and that node does not decrement. So a packet
 /// with hop limit 1 or 0 is delivered too.
 pub fn process<'a>(table: &Table, outer: Outer, packet: &'a mut [u8]) -> Egress<'a> {
-    match decide(table, outer, packet) {
+    process_offloaded(table, outer, packet, None)
+}
+
+/// The same for a packet that is known to be merged, or whose checksum is known to be partial: what a raw socket does not
+/// tell and a packet socket does.
+pub fn process_offloaded<'a>(
+    table: &Table,
+    outer: Outer,
+    packet: &'a mut [u8],
+    offload: Option<Offload>,
+) -> Egress<'a> {
+    match decide(table, outer, packet, offload) {
         Ok((to, length, offload)) => deliver(to, packet, length, offload),
         Err(reason) => Egress::Drop(reason),
     }
 }
 
-fn decide(table: &Table, outer: Outer, packet: &mut [u8]) -> Result<(Port, usize, Option<Offload>), Reason> {
+fn decide(
+    table: &Table,
+    outer: Outer,
+    packet: &mut [u8],
+    offload: Option<Offload>,
+) -> Result<(Port, usize, Option<Offload>), Reason> {
     let inner = Inner::read(packet)?;
     let entry = table.by_home_address(inner.header.destination).ok_or(Reason::UnknownHomeAddress)?;
     let carrier = entry.carrier.ok_or(Reason::NotBound)?;
@@ -87,7 +103,7 @@ fn decide(table: &Table, outer: Outer, packet: &mut [u8]) -> Result<(Port, usize
         return Err(Reason::ForeignTunnelDestination);
     }
     inspect::check_to_guest(&inner, packet, entry.home_agent)?;
-    let offload = finish(&inner, outer.traffic_class, packet, entry.mtu, entry.link_mtu)?;
+    let offload = finish(&inner, outer.traffic_class, packet, offload, (entry.mtu, entry.link_mtu))?;
     Ok((Port { guest: entry.guest, port: entry.port, mac: entry.mac }, inner.length, offload))
 }
 
@@ -96,8 +112,8 @@ pub(super) fn finish(
     inner: &Inner,
     outer_traffic_class: u8,
     packet: &mut [u8],
-    mtu: usize,
-    link_mtu: usize,
+    offload: Option<Offload>,
+    (mtu, link_mtu): (usize, usize),
 ) -> Result<Option<Offload>, Reason> {
     let packet = packet.get_mut(..inner.length).ok_or(Reason::BadHeader)?;
     let class = ecn::leave(inner.header.traffic_class, outer_traffic_class).ok_or(Reason::CongestionNotEct)?;
@@ -107,7 +123,15 @@ pub(super) fn finish(
         *first = *first & 0xf0 | class >> 4;
         *second = *second & 0x0f | class << 4;
     }
-    offload::detect(inner, packet, mtu.max(ipv6::MINIMUM_MTU), link_mtu.max(ipv6::MINIMUM_MTU))
+    let (mtu, link_mtu) = (mtu.max(ipv6::MINIMUM_MTU), link_mtu.max(ipv6::MINIMUM_MTU));
+    match offload {
+        Some(offload) => {
+            let offload = offload.verified(inner, packet)?;
+            let fits = offload.longest_piece(packet.len()) <= link_mtu;
+            if fits { Ok(Some(offload)) } else { Err(Reason::TooBigForLink) }
+        }
+        None => offload::detect(inner, packet, mtu, link_mtu),
+    }
 }
 
 pub(super) fn deliver<T>(to: T, packet: &[u8], length: usize, offload: Option<Offload>) -> Egress<'_, T> {

@@ -84,8 +84,19 @@ pub fn to_mobile_node<'a>(
     limits: &mut ErrorLimits,
     now: Instant,
 ) -> Ingress<'a> {
-    let inner = match Inner::read(packet) {
-        Ok(inner) => inner,
+    to_mobile_node_offloaded(table, packet, None, limits, now)
+}
+
+/// The same for a packet of which something was left to do. It is judged as what it will be cut into.
+pub fn to_mobile_node_offloaded<'a>(
+    table: &HomeAgentTable,
+    packet: &'a mut [u8],
+    offload: Option<Offload>,
+    limits: &mut ErrorLimits,
+    now: Instant,
+) -> Ingress<'a> {
+    let (inner, offload) = match Inner::read(packet).and_then(|inner| ingress::verified(inner, packet, offload)) {
+        Ok(checked) => checked,
         Err(reason) => return Ingress::Drop(reason),
     };
     if let Err(reason) = inspect::check_destination(inner.header.destination) {
@@ -99,18 +110,28 @@ pub fn to_mobile_node<'a>(
         return Ingress::Drop(reason);
     }
     let mtu = entry.mtu.max(ipv6::MINIMUM_MTU);
-    if inner.length > mtu {
+    if ingress::longest_piece(&inner, offload.as_ref()) > mtu {
         let reason = Reason::PacketTooBig;
         let error = ingress::Error { reason, guest: entry.guest, source: table.home_agent, mtu };
         return error.answer(&inner, packet, limits, now);
     }
-    ingress::forward(entry.guest, &inner, packet, table.home_agent, care_of)
+    ingress::forward(entry.guest, &inner, packet, offload, (table.home_agent, care_of))
 }
 
 /// Decides on the payload of a tunnel packet from a mobile node (RFC 6275 §10.4.5): outer source the care-of address
 /// of the binding whose home address is the inner source. What is delivered is written to the TUN.
 pub fn from_mobile_node<'a>(table: &HomeAgentTable, outer: Outer, packet: &'a mut [u8]) -> Egress<'a, GuestId> {
-    match decide(table, outer, packet) {
+    from_mobile_node_offloaded(table, outer, packet, None)
+}
+
+/// The same for a packet that is known to be merged, or whose checksum is known to be partial.
+pub fn from_mobile_node_offloaded<'a>(
+    table: &HomeAgentTable,
+    outer: Outer,
+    packet: &'a mut [u8],
+    offload: Option<Offload>,
+) -> Egress<'a, GuestId> {
+    match decide(table, outer, packet, offload) {
         Ok((guest, length, offload)) => egress::deliver(guest, packet, length, offload),
         Err(reason) => Egress::Drop(reason),
     }
@@ -120,6 +141,7 @@ fn decide(
     table: &HomeAgentTable,
     outer: Outer,
     packet: &mut [u8],
+    offload: Option<Offload>,
 ) -> Result<(GuestId, usize, Option<Offload>), Reason> {
     let inner = Inner::read(packet)?;
     let entry = table.by_home_address(inner.header.source).ok_or(Reason::UnknownHomeAddress)?;
@@ -130,7 +152,7 @@ fn decide(
         return Err(Reason::ForeignTunnelDestination);
     }
     inspect::check_from_guest(&inner, packet, table.home_agent)?;
-    let offload = egress::finish(&inner, outer.traffic_class, packet, entry.mtu, table.link_mtu)?;
+    let offload = egress::finish(&inner, outer.traffic_class, packet, offload, (entry.mtu, table.link_mtu))?;
     Ok((entry.guest, inner.length, offload))
 }
 

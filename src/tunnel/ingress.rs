@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::inspect::{self, Inner};
 use super::limit::ErrorLimits;
+use super::offload::Offload;
 use super::reason::Reason;
 use super::table::{Carrier, Entry};
 use super::{ecn, table};
@@ -50,6 +51,8 @@ pub struct Forward<'a> {
     /// Outer flow label: a hash of the inner flow, so that paths of equal cost are shared (RFC 6438 §3). Never 0;
     /// where the socket cannot set it, 0 is as good to the peer.
     pub flow_label: u32,
+    /// What is left to do: a whole to be cut, or a checksum to be completed.
+    pub offload: Option<Offload>,
 }
 
 /// Decides on a packet that came from the guest of `entry`, and edits it.
@@ -58,8 +61,19 @@ pub struct Forward<'a> {
 /// hop limit is decremented, as a router does that forwards onto the virtual link (RFC 2473 §3.1, §6.3), so that the
 /// tunnel is one hop whatever its length. `limits` holds back ICMPv6 errors, per guest.
 pub fn process<'a>(entry: &Entry, packet: &'a mut [u8], limits: &mut ErrorLimits, now: Instant) -> Ingress<'a> {
-    let inner = match check(entry, packet) {
-        Ok(inner) => inner,
+    process_offloaded(entry, packet, None, limits, now)
+}
+
+/// The same for a packet of which something was left to do. It is judged as what it will be cut into.
+pub fn process_offloaded<'a>(
+    entry: &Entry,
+    packet: &'a mut [u8],
+    offload: Option<Offload>,
+    limits: &mut ErrorLimits,
+    now: Instant,
+) -> Ingress<'a> {
+    let (inner, offload) = match check(entry, packet).and_then(|inner| verified(inner, packet, offload)) {
+        Ok(checked) => checked,
         Err(reason) => return Ingress::Drop(reason),
     };
     let Some(Carrier { care_of, home_agent }) = entry.carrier else { return Ingress::Drop(Reason::NotBound) };
@@ -68,14 +82,14 @@ pub fn process<'a>(entry: &Entry, packet: &'a mut [u8], limits: &mut ErrorLimits
         return error.answer(&inner, packet, limits, now);
     }
     let mtu = entry.mtu.max(ipv6::MINIMUM_MTU);
-    if inner.length > mtu {
+    if longest_piece(&inner, offload.as_ref()) > mtu {
         let error = Error { reason: Reason::PacketTooBig, guest: entry.guest, source: entry.router, mtu };
         return error.answer(&inner, packet, limits, now);
     }
     if let Some(hop_limit) = packet.get_mut(HOP_LIMIT) {
         *hop_limit = hop_limit.saturating_sub(1);
     }
-    forward(entry.guest, &inner, packet, care_of, home_agent)
+    forward(entry.guest, &inner, packet, offload, (care_of, home_agent))
 }
 
 fn check(entry: &table::Entry, packet: &[u8]) -> Result<Inner, Reason> {
@@ -87,17 +101,31 @@ fn check(entry: &table::Entry, packet: &[u8]) -> Result<Inner, Reason> {
     Ok(inner)
 }
 
+pub(super) fn verified(
+    inner: Inner,
+    packet: &[u8],
+    offload: Option<Offload>,
+) -> Result<(Inner, Option<Offload>), Reason> {
+    let offload = offload.map(|offload| offload.verified(&inner, packet)).transpose()?;
+    Ok((inner, offload))
+}
+
+/// Octets of the longest packet that will be sent.
+pub(super) fn longest_piece(inner: &Inner, offload: Option<&Offload>) -> usize {
+    offload.map_or(inner.length, |offload| offload.longest_piece(inner.length))
+}
+
 pub(super) fn forward<'a>(
     guest: GuestId,
     inner: &Inner,
     packet: &'a [u8],
-    source: Ipv6Addr,
-    destination: Ipv6Addr,
+    offload: Option<Offload>,
+    (source, destination): (Ipv6Addr, Ipv6Addr),
 ) -> Ingress<'a> {
     let Some(packet) = packet.get(..inner.length) else { return Ingress::Drop(Reason::BadHeader) };
     let traffic_class = ecn::enter(inner.header.traffic_class);
     let flow_label = flow_label(&inner.header);
-    Ingress::Forward(Forward { guest, packet, source, destination, traffic_class, flow_label })
+    Ingress::Forward(Forward { guest, packet, source, destination, traffic_class, flow_label, offload })
 }
 
 /// An ICMPv6 error that is due.

@@ -15,9 +15,11 @@
 //! which every result can be given to.
 
 pub mod accelerated;
+pub mod coalesce;
 pub mod counters;
 pub mod ecn;
 pub mod egress;
+pub mod hold;
 pub mod home_agent;
 pub mod ingress;
 pub mod inspect;
@@ -25,6 +27,7 @@ pub mod limit;
 pub mod offload;
 pub mod reason;
 pub mod routing_header;
+pub mod segment;
 pub mod table;
 pub mod vnet;
 
@@ -33,6 +36,6 @@ pub use egress::{Egress, Outer};
 pub use home_agent::{HomeAgentEntry, HomeAgentTable};
 pub use ingress::Ingress;
 pub use limit::ErrorLimits;
-pub use offload::{Offload, Segments};
+pub use offload::{Kind, Offload, Segments};
 pub use reason::Reason;
 pub use table::{Carrier, Entry, Table, inner_mtu};

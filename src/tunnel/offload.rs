@@ -7,11 +7,13 @@
 
 use super::inspect::Inner;
 use super::reason::Reason;
-use crate::wire::checksum;
 use crate::wire::numbers::protocol;
+use crate::wire::{checksum, ipv6};
 
 /// Octets of a TCP header without options.
 const TCP_HEADER_LENGTH: usize = 20;
+/// Octets of a UDP header.
+const UDP_HEADER_LENGTH: usize = 8;
 /// Offset of the flags in a TCP header, and the bit of CWR.
 const TCP_FLAGS: usize = 13;
 const TCP_CWR: u8 = 0x80;
@@ -27,16 +29,84 @@ pub struct Offload {
     pub segments: Option<Segments>,
 }
 
-/// How a merged TCP packet is cut again.
+/// The upper layers that are merged and cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One stream: sequence numbers go on.
+    Tcp,
+    /// Datagrams of one size, the last may be shorter.
+    Udp,
+}
+
+impl Kind {
+    /// Its protocol number.
+    pub fn protocol(self) -> u8 {
+        match self {
+            Self::Tcp => protocol::TCP,
+            Self::Udp => protocol::UDP,
+        }
+    }
+
+    /// The least that its header has, in octets.
+    pub fn header_length(self) -> usize {
+        match self {
+            Self::Tcp => TCP_HEADER_LENGTH,
+            Self::Udp => UDP_HEADER_LENGTH,
+        }
+    }
+}
+
+/// How a merged packet is cut again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segments {
-    /// TCP payload per segment in octets. The size before merging is not known; the largest that the tunnel carries
+    /// TCP or UDP.
+    pub kind: Kind,
+    /// Payload per segment in octets. Where the size before merging is not known, the largest that the tunnel carries
     /// is taken.
     pub size: u16,
-    /// IPv6, extension and TCP headers in octets.
+    /// IPv6, extension and upper-layer headers in octets.
     pub header_length: u16,
     /// The first segment carries CWR, the others must not.
     pub congestion_window_reduced: bool,
+}
+
+impl Offload {
+    /// Checks against the packet what its virtio-net header said of it, and finds how long its headers are.
+    ///
+    /// # Errors
+    /// [`Reason::BadOffload`].
+    pub fn verified(self, inner: &Inner, packet: &[u8]) -> Result<Self, Reason> {
+        let start = usize::from(self.checksum_start);
+        let field = start + usize::from(self.checksum_offset);
+        if start < ipv6::HEADER_LENGTH || field + 2 > inner.length {
+            return Err(Reason::BadOffload);
+        }
+        let Some(segments) = self.segments else { return Ok(self) };
+        let fits = start == inner.upper_layer_offset()
+            && inner.chain.upper_layer == segments.kind.protocol()
+            && inner.chain.fragment.is_none()
+            && checksum::field_offset(segments.kind.protocol()) == Some(usize::from(self.checksum_offset))
+            && segments.size > 0;
+        let upper = packet.get(start..inner.length).filter(|_| fits).ok_or(Reason::BadOffload)?;
+        let header_length = start + upper_header_length(segments.kind, upper).ok_or(Reason::BadOffload)?;
+        let header_length = u16::try_from(header_length).map_err(|_| Reason::BadOffload)?;
+        Ok(Self { segments: Some(Segments { header_length, ..segments }), ..self })
+    }
+
+    /// Octets of the longest packet that one of `length` octets is cut into.
+    pub fn longest_piece(&self, length: usize) -> usize {
+        let piece = |segments: Segments| usize::from(segments.header_length) + usize::from(segments.size);
+        self.segments.map_or(length, |segments| piece(segments).min(length))
+    }
+}
+
+/// Length of the upper-layer header that `upper` begins with; `None` when it is not all there.
+fn upper_header_length(kind: Kind, upper: &[u8]) -> Option<usize> {
+    let length = match kind {
+        Kind::Tcp => usize::from(upper.get(12)? >> 4) * 4,
+        Kind::Udp => UDP_HEADER_LENGTH,
+    };
+    (length >= kind.header_length() && length <= upper.len()).then_some(length)
 }
 
 /// Finds what is left to do for `packet` (exactly `inner.length` octets), in a tunnel of `mtu` and for a link of
@@ -87,15 +157,13 @@ fn checksum_only(start: usize, offset: usize) -> Offload {
 }
 
 fn segments(segment: &[u8], start: usize, mtu: usize) -> Result<Segments, Reason> {
-    let data_offset = segment.get(12).map_or(0, |octet| usize::from(octet >> 4) * 4);
+    let data_offset = upper_header_length(Kind::Tcp, segment).ok_or(Reason::TooBigForLink)?;
     let flags = segment.get(TCP_FLAGS).copied().unwrap_or_default();
-    if data_offset < TCP_HEADER_LENGTH || data_offset > segment.len() {
-        return Err(Reason::TooBigForLink);
-    }
     let header_length = start + data_offset;
     let size = mtu.checked_sub(header_length).filter(|size| *size > 0).ok_or(Reason::TooBigForLink)?;
     let fit = |value: usize| u16::try_from(value).map_err(|_| Reason::TooBigForLink);
     Ok(Segments {
+        kind: Kind::Tcp,
         size: fit(size)?,
         header_length: fit(header_length)?,
         congestion_window_reduced: flags & TCP_CWR != 0,
@@ -106,7 +174,6 @@ fn segments(segment: &[u8], start: usize, mtu: usize) -> Result<Segments, Reason
 mod tests {
     use super::*;
     use crate::tunnel::table::tests::address;
-    use crate::wire::ipv6;
 
     /// A TCP or UDP packet of `length` octets with a right checksum, or the partial one that the kernel leaves.
     fn packet(upper_layer: u8, length: usize, partial: bool) -> Vec<u8> {
@@ -131,7 +198,12 @@ mod tests {
 
     const CHECKSUM: Offload = Offload { checksum_start: 40, checksum_offset: 16, segments: None };
     const MERGED: Offload = Offload {
-        segments: Some(Segments { size: 1460 - 72, header_length: 72, congestion_window_reduced: false }),
+        segments: Some(Segments {
+            kind: Kind::Tcp,
+            size: 1460 - 72,
+            header_length: 72,
+            congestion_window_reduced: false,
+        }),
         ..CHECKSUM
     };
 

@@ -76,6 +76,10 @@ reasons! {
     CongestionNotEct = "congestion-not-ect",
     /// A packet of the home agent beside the tunnel without the type 2 routing header of this binding.
     NoType2RoutingHeader = "no-type2-routing-header",
+    /// What the driver or the kernel says is left to do does not fit the packet.
+    BadOffload = "bad-offload",
+    /// Kept for the end of a hand-over, and too long or too many.
+    NotHeld = "not-held",
     /// The kernel refused to send or deliver it: no route, no room in a queue, a link that is down.
     SendFailed = "send-failed",
 }

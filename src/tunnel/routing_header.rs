@@ -65,7 +65,7 @@ fn strip(table: &Table, packet: &mut [u8]) -> Result<(Port, usize, Option<Offloa
     let packet = packet.get_mut(MOBILE_HEADER_LENGTH..).ok_or(Reason::BadHeader)?;
     let inner = Inner::read(packet)?;
     inspect::check_to_guest(&inner, packet, entry.home_agent)?;
-    let offload = egress::finish(&inner, 0, packet, entry.mtu, entry.link_mtu)?;
+    let offload = egress::finish(&inner, 0, packet, None, (entry.mtu, entry.link_mtu))?;
     Ok((Port { guest: entry.guest, port: entry.port, mac: entry.mac }, inner.length, offload))
 }
 

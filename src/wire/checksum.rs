@@ -5,12 +5,38 @@ use std::net::Ipv6Addr;
 use super::numbers::protocol;
 
 /// The sum of 16-bit big-endian words, not yet folded. A last odd octet counts as the high half of a word.
+///
+/// Words of 32 bits in the order of the machine are summed, which a compiler makes vectors of, and the folded sum is turned at the end:
+/// the sum does not depend on the order of octets but for that (RFC 1071 §2).
 fn sum(octets: &[u8]) -> u64 {
-    let (words, rest) = octets.as_chunks::<2>();
-    let total: u64 = words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum();
-    match rest {
-        [last] => total + (u64::from(*last) << 8),
-        _ => total,
+    let (words, rest) = octets.as_chunks::<4>();
+    let total: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let mut last = [0; 4];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    u64::from(u16::from_be_bytes(fold(total + u64::from(u32::from_ne_bytes(last))).to_ne_bytes()))
+}
+
+/// A sum over several parts, each of an even number of octets but the last.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// Adds octets.
+    pub fn add(&mut self, octets: &[u8]) {
+        self.0 += sum(octets);
+    }
+
+    /// Adds a word.
+    pub fn add_word(&mut self, word: u16) {
+        self.0 += u64::from(word);
+    }
+
+    /// The checksum; 0xffff in the place of 0, which is the same to a receiver and which UDP demands (RFC 8200 §8.1).
+    pub fn checksum(self) -> u16 {
+        match !fold(self.0) {
+            0 => 0xffff,
+            value => value,
+        }
     }
 }
 

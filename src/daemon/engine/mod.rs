@@ -2,26 +2,38 @@
 //! it from signaling; a benchmark fills it with fixed care-of addresses and needs no signaling, no policy and no IPsec.
 
 pub mod accelerator;
+pub mod core;
+pub mod ear;
+pub mod keeper;
+pub mod paths;
+pub mod receive;
+pub mod sender;
+pub mod super_packet;
 mod tier;
+pub mod transmit;
+pub mod writer;
 
 use std::io;
 use std::net::Ipv6Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc};
 
+use self::core::Core;
 use super::home_agent::path::Path;
 use super::packet_path::{PacketPath, View};
 use super::shared::Shared;
 use super::tap::Device;
-use super::tunnel_socket::TunnelSocket;
 use crate::home_network::{self, PortGuest, PortGuests};
 use crate::tunnel::accelerated::Carried;
 use crate::tunnel::{Counters, HomeAgentTable, Table};
-use crate::vocabulary::MacAddress;
+use crate::vocabulary::{GuestId, MacAddress};
 
 pub use accelerator::Accelerator;
 pub use tier::{Accelerate, Tier};
+
+/// Stack of a thread of the packet path in octets; what is not used takes no memory.
+pub const STACK: usize = 256 << 10;
 
 /// The end at the host of guests, all of them on one port.
 #[derive(Debug, Clone)]
@@ -49,19 +61,18 @@ pub struct HomeAgentEnd {
 
 #[derive(Debug)]
 enum End {
-    MobileNode { view: Arc<Shared<View>>, like: Box<View> },
-    HomeAgent { table: Arc<Shared<HomeAgentTable>> },
+    MobileNode { path: PacketPath, like: Box<View> },
+    HomeAgent { path: Path },
 }
 
 /// A running engine. Its threads go on until the process ends or the device is removed.
 #[derive(Debug)]
 pub struct Engine {
     end: End,
+    core: Core,
     device: Arc<Device>,
-    counters: Arc<Counters>,
     tier: Tier,
     description: String,
-    accelerator: Mutex<Option<Box<dyn Accelerator>>>,
 }
 
 impl Engine {
@@ -83,21 +94,21 @@ impl Engine {
             ports: vec![Arc::new(PortGuests::new(router, guests))],
             devices: vec![Arc::clone(&device)],
             router_macs: vec![end.router_mac],
-            table: end.table,
+            table: end.table.clone(),
         };
         let (reports, _) = mpsc::channel(1);
-        let shared = Shared::new(view.clone());
+        let highest = entries.iter().map(|entry| entry.guest.0 + 1).max().unwrap_or(0);
+        let core = Core::start(end.accelerate, highest)?;
         let path = PacketPath {
-            socket: Arc::new(TunnelSocket::open()?),
-            view: Arc::clone(&shared),
-            counters: Arc::new(Counters::new()),
+            core: core.clone(),
+            view: Shared::new(View { table: Table::default(), ..view.clone() }),
             frames: vec![Arc::default()],
             reports,
         };
+        path.publish(view.clone());
         path.start_port(0, Arc::clone(&device))?;
         path.start_tunnel()?;
-        let end = End::MobileNode { view: shared, like: Box::new(view) };
-        Ok(Self::started(end, device, path.counters, Tier::Portable))
+        Ok(Self::started(End::MobileNode { path, like: Box::new(view) }, device, core))
     }
 
     /// Starts the end at the home agent.
@@ -106,57 +117,47 @@ impl Engine {
     /// The error of the system calls; needs `CAP_NET_ADMIN` and `CAP_NET_RAW`.
     pub fn home_agent(end: HomeAgentEnd) -> io::Result<Self> {
         let device = Arc::new(Device::tun(&end.tun)?);
-        let table = Shared::new(end.table);
-        let counters = Arc::new(Counters::new());
+        let highest = end.table.entries().iter().map(|entry| entry.guest.0 + 1).max().unwrap_or(0);
+        let core = Core::start(end.accelerate, highest)?;
         let path = Path {
-            tunnel: Arc::new(TunnelSocket::open()?),
+            core: core.clone(),
             tun: Arc::clone(&device),
-            table: Arc::clone(&table),
-            counters: Arc::clone(&counters),
+            table: Shared::new(end.table.clone()),
             lost: Arc::new(Notify::new()),
         };
+        path.publish(end.table);
         path.start()?;
-        Ok(Self::started(End::HomeAgent { table }, device, counters, Tier::Portable))
+        Ok(Self::started(End::HomeAgent { path }, device, core))
     }
 
-    fn started(end: End, device: Arc<Device>, counters: Arc<Counters>, tier: Tier) -> Self {
-        let description = tier.to_string();
-        Self { end, device, counters, tier, description, accelerator: Mutex::new(None) }
+    fn started(end: End, device: Arc<Device>, core: Core) -> Self {
+        let (tier, description) = (core.tier, core.description.clone());
+        Self { end, core, device, tier, description }
     }
 
     /// Replaces the table at the host of guests; nothing happens at a home agent.
     pub fn replace_guests(&self, table: Table) {
-        if let End::MobileNode { view, like } = &self.end {
-            self.tell_accelerator(|accelerator| accelerator.guests_changed(&table));
-            view.replace(View { table, ..View::clone(like) });
+        if let End::MobileNode { path, like } = &self.end {
+            path.publish(View { table, ..View::clone(like) });
         }
     }
 
     /// Replaces the table at a home agent; nothing happens at the host of guests.
     pub fn replace_bindings(&self, bindings: HomeAgentTable) {
-        if let End::HomeAgent { table } = &self.end {
-            self.tell_accelerator(|accelerator| accelerator.bindings_changed(&bindings));
-            table.replace(bindings);
+        if let End::HomeAgent { path } = &self.end {
+            path.publish(bindings);
         }
     }
 
-    /// Hands packets to an accelerator from now on; it has been told the table already. What it leaves goes through the
-    /// threads as before.
+    /// Hands packets to an accelerator from now on. What it leaves goes through the threads as before.
     pub fn accelerate(&mut self, accelerator: Box<dyn Accelerator>) {
-        (self.tier, self.description) = (Tier::Ebpf, accelerator.description());
-        *self.accelerator.lock().unwrap_or_else(PoisonError::into_inner) = Some(accelerator);
-    }
-
-    fn tell_accelerator(&self, tell: impl FnOnce(&mut dyn Accelerator)) {
-        if let Some(accelerator) = &mut *self.accelerator.lock().unwrap_or_else(PoisonError::into_inner) {
-            tell(accelerator.as_mut());
-        }
+        self.core.accelerate(accelerator);
+        (self.tier, self.description) = (self.core.tier, self.core.description.clone());
     }
 
     /// What an accelerator has carried so far, by home address; nothing of the threads is in it.
     pub fn carried(&self) -> Vec<(Option<Ipv6Addr>, Carried)> {
-        let accelerator = self.accelerator.lock().unwrap_or_else(PoisonError::into_inner);
-        accelerator.as_ref().map_or_else(Vec::new, |accelerator| accelerator.carried())
+        self.core.keeper.acceleration().carried()
     }
 
     /// The TAP or TUN.
@@ -164,9 +165,14 @@ impl Engine {
         &self.device
     }
 
-    /// What it has counted so far.
+    /// What it has counted so far, of all packets.
     pub fn counters(&self) -> &Counters {
-        &self.counters
+        &self.core.tally.all
+    }
+
+    /// What it has counted so far, of the packets of one guest.
+    pub fn guest_counters(&self, guest: GuestId) -> Option<&Counters> {
+        self.core.tally.guest(guest)
     }
 
     /// The tier that was chosen.

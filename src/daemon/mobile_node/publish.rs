@@ -7,13 +7,15 @@ use tokio::sync::mpsc;
 
 use super::Runner;
 use crate::daemon::Error;
+use crate::daemon::engine::Accelerate;
+use crate::daemon::engine::accelerator::{self, GuestPort};
+use crate::daemon::engine::core::Core;
 use crate::daemon::packet_path::{PacketPath, Report, View};
 use crate::daemon::ports::OpenPort;
 use crate::daemon::shared::Shared;
-use crate::daemon::tunnel_socket::TunnelSocket;
 use crate::home_network::{self, PseudoHomeNetwork};
-use crate::policy::{GuestPolicy, Policy, RouterPolicy};
-use crate::tunnel::{self, Counters, Entry, Table};
+use crate::policy::{GuestPolicy, Policy, Port, RouterPolicy};
+use crate::tunnel::{self, Entry, Table};
 use crate::vocabulary::{GuestId, MacAddress};
 
 /// What the guests of a port are shown. One port is one link, so it has one router: that of its first guest.
@@ -56,7 +58,7 @@ impl Runner {
                 network.set_mtu(u32::try_from(smallest).unwrap_or(u32::MAX), now);
             }
         }
-        self.path.view.replace(view(&self.policy, &self.ports, &self.networks, Table::new(entries)));
+        self.path.publish(view(&self.policy, &self.ports, &self.networks, Table::new(entries)));
     }
 
     fn entry(&self, id: GuestId, guest: &GuestPolicy, port: usize, mtu: usize, link_mtu: usize) -> Option<Entry> {
@@ -81,12 +83,26 @@ pub(super) fn packet_path(
     ports: &[OpenPort],
     networks: &[PseudoHomeNetwork],
     reports: mpsc::Sender<Report>,
+    accelerate: Accelerate,
 ) -> Result<PacketPath, Error> {
-    let tunnel = TunnelSocket::open().map_err(|source| Error::socket("a raw socket for IPv6 in IPv6", source))?;
+    let mut core = Core::start(accelerate, policy.guests.len())
+        .map_err(|source| Error::socket("the sockets of the tunnel engine", source))?;
+    let router_macs = router_macs(policy, ports);
+    let guest_ports: Vec<GuestPort<'_>> = ports
+        .iter()
+        .zip(router_macs)
+        .map(|(open, router_mac)| {
+            let own = match &open.port {
+                Port::Tap(own) => Some(own.as_str()),
+                Port::Bridge(_) => None,
+            };
+            GuestPort { tap: open.device.name(), own, router_mac }
+        })
+        .collect();
+    accelerator::at_mobile_node(&mut core, accelerate, &guest_ports, policy.guests.len());
     let path = PacketPath {
-        socket: Arc::new(tunnel),
+        core,
         view: Shared::new(view(policy, ports, networks, Table::new([]))),
-        counters: Arc::new(Counters::new()),
         frames: networks.iter().map(PseudoHomeNetwork::counters).collect(),
         reports,
     };

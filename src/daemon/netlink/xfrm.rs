@@ -100,6 +100,21 @@ impl Client {
         Ok(state)
     }
 
+    /// The MAIN policies that we have words for.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn policy_keys(&mut self) -> Result<Vec<PolicyKey>, Error> {
+        let policies =
+            self.dump(XfrmMessage::GetPolicy(Default::default()), XFRM_MSG_NEWPOLICY, codec::parse_policy)?;
+        let keys = policies.into_iter().filter_map(|observed| match observed {
+            ObservedPolicy::Known(policy) => Some(policy.key),
+            ObservedPolicy::Foreign(key) => Some(key),
+            ObservedPolicy::Alien => None,
+        });
+        Ok(keys.collect())
+    }
+
     /// Where the sequence numbers of all ESP associations stand.
     ///
     /// # Errors

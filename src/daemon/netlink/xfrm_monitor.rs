@@ -2,7 +2,7 @@
 //! into them, so the buffer is wiped, and what is true now is in the tables.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_XFRM};
 use tokio::io::unix::AsyncFd;
@@ -51,6 +51,34 @@ impl XfrmMonitor {
                 return Ok(());
             }
         }
+    }
+}
+
+/// The same about policies only, for a thread that waits by itself.
+#[derive(Debug)]
+pub struct PolicyChanges(Socket);
+
+impl PolicyChanges {
+    /// Starts watching.
+    ///
+    /// # Errors
+    /// No socket.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_XFRM)?;
+        socket.bind(&SocketAddr::new(0, 1 << 3))?;
+        socket.set_non_blocking(true)?;
+        Ok(Self(socket))
+    }
+
+    /// Takes what came.
+    pub fn drain(&self) {
+        drain(&self.0);
+    }
+}
+
+impl AsFd for PolicyChanges {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -1,0 +1,215 @@
+//! The super-packet tier: a TUN of our own whose routes encapsulate. What is written there, up to 64 KiB with its segment size, gets
+//! the outer header from the kernel (`seg6 encap.red` with one segment, which is plain IPv6 in IPv6) and is cut behind it, by the
+//! network card where it can.
+//!
+//! Rules send TCP and UDP that come in by the TUN to a table with nothing but the encapsulating routes; what has the outer header, of
+//! protocol 41, falls through them to the host's own routes.
+
+use std::io::{self, IoSlice};
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteLwEnCapType, RouteLwTunnelEncap, RouteMessage, RouteProtocol, RouteScope, RouteSeg6IpTunnel,
+    RouteType, Seg6Header, Seg6Mode,
+};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::keeper::Wanted;
+use crate::daemon::netlink::query::Query;
+use crate::daemon::tap::{self, Device};
+use crate::tunnel::{Offload, vnet};
+use crate::wire::numbers::protocol;
+
+/// Name of the TUN.
+pub const LINK: &str = "kage-super";
+/// Preference of the rules: before every rule of signaling, which are from 0x4b00 on.
+const RULE: u32 = 0x4af0;
+/// The table of the encapsulating routes.
+const TABLE: u32 = 0x4b50;
+/// Protocol number of the routes and rules: not that of signaling's (0x4b), which removes what it does not know.
+const PROTOCOL: u8 = 0x4c;
+/// `SEG6_IPTUN_MODE_ENCAP_RED` of `linux/seg6_iptunnel.h`.
+const ENCAP_RED: u32 = 3;
+/// For trying: the discard-only prefix (RFC 6666 §2).
+const DISCARD: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
+
+/// The keeper's side: routes and rules.
+#[derive(Debug)]
+pub struct SuperPackets {
+    device: Arc<Device>,
+    /// The routes there are, with the interface of each.
+    routes: Vec<(Wanted, u32)>,
+}
+
+impl SuperPackets {
+    /// Makes the TUN with its rules, and tries a route.
+    ///
+    /// # Errors
+    /// Why this kernel, or this configuration of it, cannot.
+    pub fn open() -> io::Result<Self> {
+        let device = Arc::new(Device::tun(LINK)?);
+        tap::no_link_local(LINK)?;
+        require_forwarding()?;
+        let mut query = Query::open()?;
+        let index = nix::net::if_::if_nametoindex(LINK).map_err(io::Error::from)?;
+        let mut up = LinkMessage::default();
+        up.header.index = index;
+        up.header.flags = LinkFlags::Up;
+        up.header.change_mask = LinkFlags::Up;
+        // As long as packets can be; the routes' own interface says what fits.
+        up.attributes.push(LinkAttribute::Mtu(65_535));
+        query.put(RouteNetlinkMessage::SetLink(up))?;
+        remove_leftovers(&mut query);
+        for number in [protocol::TCP, protocol::UDP] {
+            query.put(RouteNetlinkMessage::NewRule(rule(number)))?;
+        }
+        let trial = route((DISCARD, 128), DISCARD, DISCARD, index);
+        query.put(RouteNetlinkMessage::NewRoute(trial.clone()))?;
+        query.remove(RouteNetlinkMessage::DelRoute(trial))?;
+        Ok(Self { device, routes: Vec::new() })
+    }
+
+    /// Where super-packets are written.
+    pub fn entrance(&self) -> Entrance {
+        Entrance(Arc::clone(&self.device))
+    }
+
+    /// Makes the kernel encapsulate for a tunnel that leaves by `interface`; whether it does, with the right source address.
+    pub fn route(&mut self, query: &mut Query, wanted: &Wanted, interface: u32) -> bool {
+        let preferred = match query.way(None, wanted.ends.destination) {
+            Ok(Some(way)) if way.interface == interface => way.preferred_source,
+            _ => None,
+        };
+        // The kernel chooses the outer source as for any packet of its own.
+        let usable = preferred == Some(wanted.ends.source);
+        let known = self.routes.contains(&(*wanted, interface));
+        if known && usable {
+            return true;
+        }
+        self.forget(query, |(route, _)| route == wanted);
+        let message = route(to(wanted), wanted.ends.source, wanted.ends.destination, interface);
+        if !usable || query.put(RouteNetlinkMessage::NewRoute(message)).is_err() {
+            return false;
+        }
+        self.routes.push((*wanted, interface));
+        true
+    }
+
+    /// Removes the routes of tunnels that are not wanted any more.
+    pub fn forget_all_but(&mut self, query: &mut Query, wanted: &[Wanted]) {
+        self.forget(query, |(route, _)| !wanted.contains(route));
+    }
+
+    fn forget(&mut self, query: &mut Query, which: impl Fn(&(Wanted, u32)) -> bool) {
+        self.routes.retain(|known| {
+            let (wanted, interface) = known;
+            if which(known) {
+                let message = route(to(wanted), wanted.ends.source, wanted.ends.destination, *interface);
+                // One that is gone with its interface is gone.
+                let _ = query.remove(RouteNetlinkMessage::DelRoute(message));
+                return false;
+            }
+            true
+        });
+    }
+}
+
+/// Takes routes and rules out again; the TUN goes with its descriptor.
+pub fn close() {
+    if let Ok(mut query) = Query::open() {
+        remove_leftovers(&mut query);
+    }
+}
+
+/// The threads' side.
+#[derive(Debug, Clone)]
+pub struct Entrance(Arc<Device>);
+
+impl Entrance {
+    /// Hands a whole packet to the kernel.
+    ///
+    /// # Errors
+    /// The error of `writev(2)`.
+    pub fn write(&self, packet: &[u8], offload: &Offload) -> io::Result<()> {
+        let header = vnet::header(Some(offload), 0);
+        self.0.write_parts(&[IoSlice::new(&header), IoSlice::new(packet)])
+    }
+}
+
+/// What has got its outer header is forwarded. Where the host is no router, the TUN alone may be one (Linux 6.17).
+fn require_forwarding() -> io::Result<()> {
+    if std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").is_ok_and(|value| value.trim() != "0") {
+        return Ok(());
+    }
+    std::fs::write(format!("/proc/sys/net/ipv6/conf/{LINK}/force_forwarding"), "1").map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this host does not forward IPv6, and its kernel (before 6.17) cannot do so for one interface alone",
+        )
+    })
+}
+
+/// What goes into a tunnel: packets to one home address, or everything.
+fn to(wanted: &Wanted) -> (Ipv6Addr, u8) {
+    wanted.home_address.map_or((Ipv6Addr::UNSPECIFIED, 0), |home_address| (home_address, 128))
+}
+
+fn route((to, length): (Ipv6Addr, u8), source: Ipv6Addr, segment: Ipv6Addr, interface: u32) -> RouteMessage {
+    let mut header = Seg6Header::default();
+    header.mode = Seg6Mode::Other(ENCAP_RED);
+    header.segments = vec![segment];
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.protocol = RouteProtocol::from(PROTOCOL);
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.header.destination_prefix_length = length;
+    message.attributes = vec![
+        RouteAttribute::Table(TABLE),
+        RouteAttribute::Oif(interface),
+        RouteAttribute::EncapType(RouteLwEnCapType::Seg6),
+        RouteAttribute::Encap(vec![
+            RouteLwTunnelEncap::Seg6(RouteSeg6IpTunnel::Seg6(header)),
+            // Kernels that do not know this choose by themselves, which was looked at.
+            RouteLwTunnelEncap::Seg6(RouteSeg6IpTunnel::Src(source)),
+        ]),
+    ];
+    if length > 0 {
+        message.attributes.push(RouteAttribute::Destination(to.into()));
+    }
+    message
+}
+
+fn rule(number: u8) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Priority(RULE),
+        RuleAttribute::Table(TABLE),
+        RuleAttribute::Iifname(LINK.to_owned()),
+        RuleAttribute::IpProtocol(i32::from(number).into()),
+        RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)),
+    ];
+    message
+}
+
+/// Rules and routes of an earlier run that was killed.
+fn remove_leftovers(query: &mut Query) {
+    for number in [protocol::TCP, protocol::UDP] {
+        while query.remove(RouteNetlinkMessage::DelRule(rule(number))).is_ok() {}
+    }
+    for (to, length) in query.routes_of_table(TABLE).unwrap_or_default() {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.destination_prefix_length = length;
+        message.attributes = vec![RouteAttribute::Table(TABLE)];
+        if length > 0 {
+            message.attributes.push(RouteAttribute::Destination(to.into()));
+        }
+        let _ = query.remove(RouteNetlinkMessage::DelRoute(message));
+    }
+}
