@@ -102,6 +102,8 @@ pub struct Lane<J> {
     heads: Vec<u8>,
     pending: Vec<Pending>,
     used: bool,
+    /// Whether the kernel reads from a TUN without waiting when asked to (not before Linux 6.4).
+    reads_now: bool,
 }
 
 impl<J: Judge> Lane<J> {
@@ -126,6 +128,7 @@ impl<J: Judge> Lane<J> {
             heads: vec![0; BATCH * HEAD],
             pending: Vec::with_capacity(BATCH),
             used: false,
+            reads_now: true,
         }
     }
 
@@ -221,7 +224,21 @@ impl<J: Judge> Lane<J> {
         let slot = self.slots.get_mut(from..from + SLOT - READ_AT).unwrap_or_default();
         let overflow = self.overflow.get_mut(SLOT..).unwrap_or_default();
         let mut parts = [IoSliceMut::new(slot), IoSliceMut::new(overflow)];
-        if wait { self.device.read_parts(&mut parts) } else { self.device.read_now(&mut parts) }
+        if wait {
+            return self.device.read_parts(&mut parts);
+        }
+        if self.reads_now {
+            match self.device.read_now(&mut parts) {
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => self.reads_now = false,
+                result => return result,
+            }
+        }
+        // Nobody else reads here: what is ready stays so.
+        let mut source = [PollFd::new(self.device.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut source, PollTimeout::ZERO) {
+            Ok(0) => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+            _ => self.device.read_parts(&mut parts),
+        }
     }
 
     /// Has the next slot's frame of `length` octets judged, and sends it or lets it wait for others.
