@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::control_socket::ControlSocket;
 use super::engine::core::Core;
-use super::engine::super_packet;
+use super::engine::{accelerator, super_packet};
 use super::herald::Herald;
 use super::kernel::Kernel;
 use super::mobile_node::Start;
@@ -106,8 +106,10 @@ async fn start_and_serve(
     tap::no_link_local(tun.name()).map_err(|source| Error::socket("the TUN", source))?;
     ports::bring_up(&handle, tun.name(), inner_mtu(link.mtu as usize) as u32).await?;
     let socket = MobilitySocket::open().map_err(|source| Error::socket("a raw socket for mobility headers", source))?;
-    let core = Core::start(source.settings.accelerate, roster.guests().count())
+    let (accelerate, guests) = (source.settings.accelerate, roster.guests().count());
+    let mut core = Core::start(accelerate, guests)
         .map_err(|source| Error::socket("the sockets of the tunnel engine", source))?;
+    accelerator::at_home_agent(&mut core, accelerate, tun.name(), guests);
     let lost = Arc::new(Notify::new());
     let table = Shared::new(HomeAgentTable::new(roster.policy().home_agent.address, link.mtu as usize, []));
     let path = Path { core, tun, table, lost };

@@ -107,6 +107,7 @@ impl PacketPath {
     pub fn publish(&self, view: View) {
         let wanted = view.table.entries().iter().filter_map(|entry| entry.carrier);
         let wanted = wanted.map(|carrier| Wanted { ends: ends(carrier), home_address: None }).collect();
+        self.core.keeper.acceleration().guests_changed(&view.table);
         self.view.replace(view);
         self.core.keeper.want(wanted);
     }

@@ -10,6 +10,8 @@ mod tap;
 
 use std::process::ExitCode;
 
+use kagemusha::home_network::config::ROUTER_LINK_LOCAL;
+
 use crate::bench::tunnel::path::{CORRESPONDENT, Path};
 use crate::bench::tunnel::variant::{Mode, Variant};
 use crate::failure::{Failure, Outcome, ensure};
@@ -101,7 +103,7 @@ fn guest_into_tunnel(path: &Path) -> Outcome<usize> {
     let mut reference = Reference::new()?;
     let answers = cases.iter().map(|case| reference.answer_to_guest(&case.octets)).collect();
     let underlay = Listener::start(&path.home_agent, "u0", mac_of(&path.host, "u0")?, "outside")?;
-    let link = Listener::start(&path.guest, "eth0", reference::ROUTER, "guest's link")?;
+    let link = Listener::start(&path.guest, "eth0", reference::ROUTER, "guest's link")?.only_from(ROUTER_LINK_LOCAL);
     compare(&cases, |frame| send(&path.guest, "eth0", frame), vec![(underlay, outgoing), (link, answers)])
 }
 

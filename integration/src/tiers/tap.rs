@@ -1,5 +1,6 @@
 //! Frames put on a link, and frames taken off it.
 
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub(super) fn send(node: &Node, interface: &str, frame: &[u8]) -> Outcome {
 pub(super) struct Listener {
     socket: OwnedFd,
     from: Mac,
+    /// Only packets with this IPv6 source.
+    source: Option<Ipv6Addr>,
     name: &'static str,
 }
 
@@ -51,7 +54,17 @@ impl Listener {
         let interface = interface.to_owned();
         let socket = node.run(move || sys::packet_socket(&interface))?.during(|| format!("listening: {name}"))?;
         setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20))?;
-        Ok(Self { socket, from, name })
+        Ok(Self { socket, from, source: None, name })
+    }
+
+    /// Leaves out what has another IPv6 source: answers of other nodes that were carried on.
+    pub(super) fn only_from(self, source: Ipv6Addr) -> Self {
+        Self { source: Some(source), ..self }
+    }
+
+    fn concerns(&self, frame: &[u8]) -> bool {
+        let source = self.source.map(|source| source.octets());
+        frame.get(6..12) == Some(&self.from[..]) && source.is_none_or(|source| frame.get(22..38) == Some(&source[..]))
     }
 
     /// What it heard of each case, in order; ends when all that is expected is there and nothing more comes.
@@ -65,7 +78,7 @@ impl Listener {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => {
                     let frame = &buffer[..length];
-                    if frame.get(6..12) == Some(&self.from[..])
+                    if self.concerns(frame)
                         && let Some(case) = cases::number_in(frame).and_then(|number| heard.get_mut(number))
                     {
                         case.push(frame.to_vec());

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use super::engine::Accelerator;
-use super::netlink::outgoing::outgoing_interface;
+use super::engine::accelerator::{GuestPort, Ways};
+use super::engine::paths::Ends;
 use crate::tunnel::accelerated::{self, Carried, ENTRY_LENGTH, Place, Side};
 use crate::tunnel::{HomeAgentTable, Table};
 use crate::vocabulary::MacAddress;
@@ -60,18 +61,6 @@ impl Role {
             Self::HomeAgent => "tunnel_to_node",
         }
     }
-}
-
-/// A port of guests, for [`Ebpf::mobile_node`].
-#[derive(Debug, Clone, Copy)]
-pub struct GuestPort<'a> {
-    /// Our TAP.
-    pub tap: &'a str,
-    /// The guest's own tap, where it has one that is in no bridge but a private one of ours: the short way leads past that
-    /// bridge. `None` for guests on a bridge of somebody else, who may have rules there.
-    pub own: Option<&'a str>,
-    /// The MAC address of the router on this port.
-    pub router_mac: MacAddress,
 }
 
 /// Where what comes out of the tunnel goes.
@@ -173,11 +162,12 @@ impl Accelerator for Ebpf {
         "ebpf: programs at the port and at the uplink carry what is ordinary".to_owned()
     }
 
-    fn guests_changed(&mut self, table: &Table) {
+    fn guests_changed(&mut self, table: &Table, ways: &Ways) {
         let mut wanted = BTreeMap::new();
         for entry in table.entries() {
             let (Some(carrier), Some(port)) = (entry.carrier, self.ports.get(entry.port).copied()) else { continue };
-            let Some(uplink) = uplink(carrier.care_of, carrier.home_agent) else { continue };
+            let ends = Ends { source: carrier.care_of, destination: carrier.home_agent };
+            let Some(uplink) = ways.get(&ends).copied() else { continue };
             let slot = self.slot(entry.home_address);
             let place = Place { uplink, port: port.index, side: port.side, router_mac: port.router_mac, slot };
             if let Some(octets) = accelerated::guest(entry, place) {
@@ -187,11 +177,12 @@ impl Accelerator for Ebpf {
         self.tell(wanted);
     }
 
-    fn bindings_changed(&mut self, table: &HomeAgentTable) {
+    fn bindings_changed(&mut self, table: &HomeAgentTable, ways: &Ways) {
         let mut wanted = BTreeMap::new();
         for entry in table.entries() {
             let (Some(care_of), Some(port)) = (entry.care_of, self.ports.first().copied()) else { continue };
-            let Some(uplink) = uplink(table.home_agent(), care_of) else { continue };
+            let ends = Ends { source: table.home_agent(), destination: care_of };
+            let Some(uplink) = ways.get(&ends).copied() else { continue };
             let slot = self.slot(entry.home_address);
             let place = Place { uplink, port: port.index, side: port.side, router_mac: port.router_mac, slot };
             if let Some(octets) = accelerated::binding(table, entry, place) {
@@ -209,17 +200,4 @@ impl Accelerator for Ebpf {
 
 fn index_of(interface: &str) -> Result<u32, Error> {
     nix::net::if_::if_nametoindex(interface).map_err(|_| Error::Missing(interface.to_owned()))
-}
-
-/// The interface by which this tunnel leaves; without one userland has the guest's packets, and its errors.
-fn uplink(source: Ipv6Addr, destination: Ipv6Addr) -> Option<u32> {
-    const LOOPBACK: u32 = 1;
-    match outgoing_interface(source, destination) {
-        Ok(LOOPBACK) => None,
-        Ok(index) => Some(index),
-        Err(error) => {
-            tracing::debug!(%source, %destination, %error, "no way for the programs of the eBPF tier");
-            None
-        }
-    }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use super::accelerator::Accelerator;
 use super::keeper::Keeper;
 use super::sender::Sender;
 use super::super_packet::{self, Entrance, SuperPackets};
@@ -106,6 +107,13 @@ impl Core {
         tracing::info!("tunnel engine: {description}");
         let keeper = Keeper::start(Arc::clone(&tally.all), super_packets)?;
         Ok(Self { tunnel, keeper, entrance, tally, tier, description })
+    }
+
+    /// Puts an accelerator in front of the threads, which receive by the raw socket from now on.
+    pub fn accelerate(&mut self, accelerator: Box<dyn Accelerator>) {
+        (self.tier, self.description) = (Tier::Ebpf, accelerator.description());
+        self.keeper.ears().close();
+        self.keeper.acceleration().begin(accelerator);
     }
 
     /// A way out for one thread.

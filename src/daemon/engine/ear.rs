@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockFilter, Socket, Type};
 
@@ -107,6 +108,7 @@ pub struct Ears {
     open: Arc<Shared<Vec<Arc<Ear>>>>,
     bell: UnixStream,
     heard: UnixStream,
+    closed: AtomicBool,
 }
 
 impl Ears {
@@ -118,11 +120,18 @@ impl Ears {
         let (bell, heard) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         heard.set_nonblocking(true)?;
-        Ok(Self { open: Shared::new(Vec::new()), bell, heard })
+        Ok(Self { open: Shared::new(Vec::new()), bell, heard, closed: AtomicBool::new(false) })
+    }
+
+    /// From now on none is open: a packet socket would hear also what programs at the interface carry on, and it would come twice.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.listen(&[]);
     }
 
     /// Opens and closes, so that there is one on each of these interfaces.
     pub fn listen(&self, interfaces: &[u32]) {
+        let interfaces = if self.closed.load(Ordering::Relaxed) { &[] } else { interfaces };
         let current = self.open.current();
         if current.iter().map(|ear| ear.interface).eq(interfaces.iter().copied()) {
             return;

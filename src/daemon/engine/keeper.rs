@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::accelerator::{Acceleration, Ways};
 use super::ear::Ears;
 use super::paths::{Ends, NextHop, Path, Paths};
 use super::super_packet::SuperPackets;
@@ -46,6 +47,7 @@ pub struct Keeper {
     bell: UnixStream,
     paths: Arc<Shared<Paths>>,
     ears: Arc<Ears>,
+    acceleration: Acceleration,
 }
 
 impl Keeper {
@@ -62,6 +64,7 @@ impl Keeper {
             bell,
             paths: Shared::new(Paths::default()),
             ears: Arc::new(Ears::new()?),
+            acceleration: Acceleration::default(),
         });
         let mut look = Look {
             query: Query::open()?,
@@ -100,6 +103,11 @@ impl Keeper {
     /// What is known.
     pub fn paths(&self) -> &Arc<Shared<Paths>> {
         &self.paths
+    }
+
+    /// What carries in front of the threads.
+    pub fn acceleration(&self) -> &Acceleration {
+        &self.acceleration
     }
 
     /// Where packets come in.
@@ -191,12 +199,16 @@ impl Look {
     fn renew(&mut self, keeper: &Keeper) {
         let wanted = keeper.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let protected = self.protected();
-        let mut interfaces = Vec::new();
+        let (mut interfaces, mut ways) = (Vec::new(), Ways::new());
         let paths: Vec<Path> = wanted
             .iter()
             .map(|wanted| {
                 let direct = !protected.iter().any(|selector| covers(selector, wanted.ends));
-                self.path(wanted, direct, &mut interfaces)
+                let known = interfaces.len();
+                let path = self.path(wanted, direct, &mut interfaces);
+                let way = interfaces.get(known).filter(|_| path.mtu >= WHOLE_PATH_MTU);
+                ways.extend(way.map(|interface| (path.ends, *interface)));
+                path
             })
             .collect();
         let own = match &mut self.super_packets {
@@ -211,6 +223,7 @@ impl Look {
         interfaces.sort_unstable();
         interfaces.dedup();
         keeper.ears.listen(&interfaces);
+        keeper.acceleration.ways_changed(ways);
     }
 
     fn path(&mut self, wanted: &Wanted, direct: bool, interfaces: &mut Vec<u32>) -> Path {

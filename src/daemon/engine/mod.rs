@@ -15,7 +15,7 @@ pub mod writer;
 
 use std::io;
 use std::net::Ipv6Addr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc};
 
@@ -73,7 +73,6 @@ pub struct Engine {
     device: Arc<Device>,
     tier: Tier,
     description: String,
-    accelerator: Mutex<Option<Box<dyn Accelerator>>>,
 }
 
 impl Engine {
@@ -133,13 +132,12 @@ impl Engine {
 
     fn started(end: End, device: Arc<Device>, core: Core) -> Self {
         let (tier, description) = (core.tier, core.description.clone());
-        Self { end, core, device, tier, description, accelerator: Mutex::new(None) }
+        Self { end, core, device, tier, description }
     }
 
     /// Replaces the table at the host of guests; nothing happens at a home agent.
     pub fn replace_guests(&self, table: Table) {
         if let End::MobileNode { path, like } = &self.end {
-            self.tell_accelerator(|accelerator| accelerator.guests_changed(&table));
             path.publish(View { table, ..View::clone(like) });
         }
     }
@@ -147,28 +145,19 @@ impl Engine {
     /// Replaces the table at a home agent; nothing happens at the host of guests.
     pub fn replace_bindings(&self, bindings: HomeAgentTable) {
         if let End::HomeAgent { path } = &self.end {
-            self.tell_accelerator(|accelerator| accelerator.bindings_changed(&bindings));
             path.publish(bindings);
         }
     }
 
-    /// Hands packets to an accelerator from now on; it has been told the table already. What it leaves goes through the
-    /// threads as before.
+    /// Hands packets to an accelerator from now on. What it leaves goes through the threads as before.
     pub fn accelerate(&mut self, accelerator: Box<dyn Accelerator>) {
-        (self.tier, self.description) = (Tier::Ebpf, accelerator.description());
-        *self.accelerator.lock().unwrap_or_else(PoisonError::into_inner) = Some(accelerator);
-    }
-
-    fn tell_accelerator(&self, tell: impl FnOnce(&mut dyn Accelerator)) {
-        if let Some(accelerator) = &mut *self.accelerator.lock().unwrap_or_else(PoisonError::into_inner) {
-            tell(accelerator.as_mut());
-        }
+        self.core.accelerate(accelerator);
+        (self.tier, self.description) = (self.core.tier, self.core.description.clone());
     }
 
     /// What an accelerator has carried so far, by home address; nothing of the threads is in it.
     pub fn carried(&self) -> Vec<(Option<Ipv6Addr>, Carried)> {
-        let accelerator = self.accelerator.lock().unwrap_or_else(PoisonError::into_inner);
-        accelerator.as_ref().map_or_else(Vec::new, |accelerator| accelerator.carried())
+        self.core.keeper.acceleration().carried()
     }
 
     /// The TAP or TUN.

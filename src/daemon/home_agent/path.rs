@@ -53,6 +53,7 @@ impl Path {
             Some(Wanted { ends, home_address: Some(entry.home_address) })
         });
         let wanted = wanted.collect();
+        self.core.keeper.acceleration().bindings_changed(&table);
         self.table.replace(table);
         self.core.keeper.want(wanted);
     }

@@ -8,13 +8,14 @@ use tokio::sync::mpsc;
 use super::Runner;
 use crate::daemon::Error;
 use crate::daemon::engine::Accelerate;
+use crate::daemon::engine::accelerator::{self, GuestPort};
 use crate::daemon::engine::core::Core;
 use crate::daemon::packet_path::{PacketPath, Report, View};
 use crate::daemon::ports::OpenPort;
 use crate::daemon::roster::Roster;
 use crate::daemon::shared::Shared;
 use crate::home_network::{self, PseudoHomeNetwork};
-use crate::policy::{Attachment, GuestPolicy, RouterPolicy};
+use crate::policy::{Attachment, GuestPolicy, Port, RouterPolicy};
 use crate::tunnel::{self, Entry, Table};
 use crate::vocabulary::{GuestId, MacAddress};
 
@@ -90,8 +91,22 @@ pub(super) fn packet_path(
     reports: mpsc::Sender<Report>,
     accelerate: Accelerate,
 ) -> Result<PacketPath, Error> {
-    let core = Core::start(accelerate, roster.guests().count())
+    let guests = roster.guests().count();
+    let mut core = Core::start(accelerate, guests)
         .map_err(|source| Error::socket("the sockets of the tunnel engine", source))?;
+    let router_macs = router_macs(roster, ports);
+    let guest_ports: Vec<GuestPort<'_>> = ports
+        .iter()
+        .zip(router_macs)
+        .map(|(open, router_mac)| {
+            let own = match &open.port {
+                Port::Tap(own) => Some(own.as_str()),
+                Port::Bridge(_) => None,
+            };
+            GuestPort { tap: open.device.name(), own, router_mac }
+        })
+        .collect();
+    accelerator::at_mobile_node(&mut core, accelerate, &guest_ports, guests);
     let path = PacketPath {
         core,
         view: Shared::new(view(roster, ports, networks, Table::new([]))),

@@ -110,21 +110,17 @@ fn words<'a>(numbers: impl Iterator<Item = (&'a str, u64)>) -> String {
 
 #[cfg(feature = "ebpf")]
 fn accelerated(mut engine: engine::Engine, specification: Specification) -> Outcome<engine::Engine> {
-    use kagemusha::daemon::ebpf::{Ebpf, GuestPort};
-    use kagemusha::daemon::engine::Accelerator;
+    use kagemusha::daemon::ebpf::Ebpf;
+    use kagemusha::daemon::engine::accelerator::GuestPort;
 
     // The guest is alone on a private bridge; where there is none, memory is measured without a guest.
     let own = std::path::Path::new("/sys/class/net").join(GUEST_LINK).exists().then_some(GUEST_LINK);
     let port = GuestPort { tap: TAP, own, router_mac: ROUTER_MAC };
-    let mut ebpf = match specification.role {
+    let ebpf = match specification.role {
         Role::MobileNode => Ebpf::mobile_node(&[port], specification.guests),
         Role::HomeAgent => Ebpf::home_agent(TUN, specification.guests),
-    }
-    .during(|| "the eBPF tier".into())?;
-    match specification.role {
-        Role::MobileNode => ebpf.guests_changed(&guests(specification)?),
-        Role::HomeAgent => ebpf.bindings_changed(&bindings(specification)?),
-    }
+    };
+    let ebpf = ebpf.during(|| "the eBPF tier".into())?;
     engine.accelerate(Box::new(ebpf));
     Ok(engine)
 }
