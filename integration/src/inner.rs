@@ -5,12 +5,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::demo;
 use crate::failure::{Failure, Outcome};
 use crate::init;
 use crate::job::{COMPLETE, Job, LINE, Report, ScenarioResult, Task, Verdict};
 use crate::scenario::{Lab, Peer, Scenario};
 use crate::scenarios;
+use crate::{bench, demo};
 
 /// Runs the job in `directory`.
 pub(crate) fn main(directory: &Path) -> ExitCode {
@@ -31,6 +31,7 @@ fn run(job: &Job) -> Outcome {
             report.results = demo::run(job);
             report.results.iter().for_each(|result| tell_complete(&result.name));
         }
+        Task::BenchPolicy(options) => bench::policy::run(job, options, &report)?,
         Task::Scenarios(names) => {
             for (index, name) in names.iter().enumerate() {
                 let scenario = scenarios::named(name).ok_or_else(|| Failure::new(format!("no scenario {name}")))?;
@@ -57,6 +58,11 @@ fn run(job: &Job) -> Outcome {
         }
     }
     report.write(&job.directory)
+}
+
+/// Shows the user a line.
+pub(crate) fn tell(line: &str) {
+    println!("{LINE}{line}");
 }
 
 /// Lets the outer side have the files of a scenario, which may still be in this kernel's memory only.

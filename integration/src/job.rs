@@ -33,6 +33,8 @@ pub(crate) enum Task {
     Demo,
     /// Names of scenarios, in order.
     Scenarios(Vec<String>),
+    /// `cargo lab bench policy`.
+    BenchPolicy(crate::bench::policy::Options),
 }
 
 /// What became of it.

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod capture;
 mod craft;
 mod demo;
@@ -66,6 +67,11 @@ enum Command {
     List,
     /// Tell whether the running kernel would do, without User-Mode Linux.
     Check,
+    /// Measure.
+    Bench {
+        #[command(subcommand)]
+        what: bench::What,
+    },
     /// The inner side; started by the outer one.
     #[command(hide = true)]
     Inner {
@@ -83,6 +89,7 @@ fn main() -> ExitCode {
         Command::Test { filter, scenarios_only, options } => outer::test(filter.as_deref(), scenarios_only, &options),
         Command::List => outer::list(),
         Command::Check => outer::check(),
+        Command::Bench { what } => bench::main(what),
         Command::Inner { directory } => inner::main(&directory),
     }
 }

@@ -18,7 +18,7 @@ use crate::oracle::{Opinion, Oracle};
 use crate::{packages, probe, scenarios, uml};
 
 /// Options of the commands that run something.
-#[derive(Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Options {
     /// The kernel to run on.
     #[arg(long, value_enum, default_value_t = Kernel::Auto)]
@@ -28,9 +28,10 @@ pub(crate) struct Options {
     timeout: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Kernel {
     /// The running one if it has all the lab needs, otherwise User-Mode Linux.
+    #[default]
     Auto,
     /// The running one.
     Running,
@@ -100,6 +101,18 @@ pub(crate) fn test(filter: Option<&str>, scenarios_only: bool, options: &Options
     })
 }
 
+/// A benchmark whose inner side shows its results itself.
+pub(crate) fn bench(task: Task, options: &Options) -> Outcome<ExitCode> {
+    let run = match prepare(task, options)? {
+        Ok(run) => run,
+        Err(code) => return Ok(code),
+    };
+    run.run_inner(options, &|_| {})?;
+    // It is written at the end, when all went well.
+    Report::read(&run.job.directory).during(|| "the benchmark has not ended; see above".into())?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn report_failure(work: impl FnOnce() -> Outcome<ExitCode>) -> ExitCode {
     work().unwrap_or_else(|failure| {
         eprintln!("cargo lab: {failure}");
@@ -136,7 +149,7 @@ fn table(report: &Report) {
     println!("{passed} passed, {failed} failed, {skipped} skipped");
 }
 
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // What `cargo run` told about this package is not for the build scripts of others: they would run again.
     for (name, _) in std::env::vars_os() {
@@ -260,19 +273,13 @@ impl Run {
     /// Starts the inner side, shows its lines, and reads its report.
     fn execute(&self, options: &Options) -> Outcome<Report> {
         let directory = &self.job.directory;
-        println!("Everything of this run is kept in {}", directory.display());
-        let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}", std::process::id()));
-        fs::create_dir(&scratch).during(|| scratch.display().to_string())?;
         let oracle = Oracle::start();
         let complete = |name: &str| {
             if scenarios::named(name).is_none_or(|scenario| scenario.well_formed) {
                 oracle.ask(directory.join(name));
             }
         };
-        let timeout = Duration::from_secs(options.timeout);
-        let result =
-            self.start(&scratch).and_then(|child| follow(child, &directory.join("console.log"), timeout, &complete));
-        fs::remove_dir_all(&scratch).during(|| scratch.display().to_string())?;
+        let result = self.run_inner(options, &complete);
         if result.is_err()
             && let Ok(unfinished) = Report::read(directory)
         {
@@ -284,6 +291,19 @@ impl Run {
             Report::read(directory).during(|| format!("the inner side left no report; see {}", console.display()))?;
         Self::conclude(oracle, &mut report);
         Ok(report)
+    }
+
+    /// Starts the inner side and shows its lines.
+    fn run_inner(&self, options: &Options, complete: &dyn Fn(&str)) -> Outcome {
+        let directory = &self.job.directory;
+        println!("Everything of this run is kept in {}", directory.display());
+        let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}", std::process::id()));
+        fs::create_dir(&scratch).during(|| scratch.display().to_string())?;
+        let timeout = Duration::from_secs(options.timeout);
+        let result =
+            self.start(&scratch).and_then(|child| follow(child, &directory.join("console.log"), timeout, complete));
+        fs::remove_dir_all(&scratch).during(|| scratch.display().to_string())?;
+        result
     }
 
     /// Adds what tshark thinks of the captures to the report.
