@@ -34,6 +34,7 @@ fn run(job: &Job) -> Outcome {
             };
             report.results.iter().for_each(|result| tell_complete(&result.name));
         }
+        Task::BenchPolicy(options) => bench::policy::run(job, options, &report)?,
         Task::Scenarios(names) => {
             for (index, name) in names.iter().enumerate() {
                 let scenario = scenarios::named(name).ok_or_else(|| Failure::new(format!("no scenario {name}")))?;
@@ -60,6 +61,11 @@ fn run(job: &Job) -> Outcome {
         }
     }
     report.write(&job.directory)
+}
+
+/// Shows the user a line.
+pub(crate) fn tell(line: &str) {
+    println!("{LINE}{line}");
 }
 
 /// Lets the outer side have the files of a scenario, which may still be in this kernel's memory only.

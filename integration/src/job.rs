@@ -40,6 +40,8 @@ pub(crate) enum Task {
     BenchMigration(usize),
     /// Names of scenarios, in order.
     Scenarios(Vec<String>),
+    /// `cargo lab bench policy`.
+    BenchPolicy(crate::bench::policy::Options),
 }
 
 /// What became of it.

@@ -20,7 +20,7 @@ use crate::scenario::Peer;
 use crate::{packages, probe, scenarios, uml};
 
 /// Options of the commands that run something.
-#[derive(Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Options {
     /// The kernel to run on.
     #[arg(long, value_enum, default_value_t = Kernel::Auto)]
@@ -30,9 +30,10 @@ pub(crate) struct Options {
     timeout: u64,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Kernel {
     /// The running one if it has all the lab needs, otherwise User-Mode Linux.
+    #[default]
     Auto,
     /// The running one.
     Running,
@@ -118,6 +119,18 @@ pub(crate) fn test(filter: Option<&str>, scenarios_only: bool, options: &Options
         }
         Ok(if unit_tests { verdict(&report) } else { ExitCode::FAILURE })
     })
+}
+
+/// A benchmark whose inner side shows its results itself.
+pub(crate) fn bench(task: Task, options: &Options) -> Outcome<ExitCode> {
+    let run = match prepare(task, options)? {
+        Ok(run) => run,
+        Err(code) => return Ok(code),
+    };
+    run.run_inner(options, &|_| {})?;
+    // It is written at the end, when all went well.
+    Report::read(&run.job.directory).during(|| "the benchmark has not ended; see above".into())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn report_failure(work: impl FnOnce() -> Outcome<ExitCode>) -> ExitCode {
@@ -290,19 +303,13 @@ impl Run {
     /// Starts the inner side, shows its lines, and reads its report.
     fn execute(&self, options: &Options) -> Outcome<Report> {
         let directory = &self.job.directory;
-        println!("Everything of this run is kept in {}", directory.display());
-        let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}", std::process::id()));
-        fs::create_dir(&scratch).during(|| scratch.display().to_string())?;
         let oracle = Oracle::start();
         let complete = |name: &str| {
             if scenarios::named(name).is_none_or(|scenario| scenario.well_formed) {
                 oracle.ask(directory.join(name));
             }
         };
-        let timeout = Duration::from_secs(options.timeout);
-        let result =
-            self.start(&scratch).and_then(|child| follow(child, &directory.join("console.log"), timeout, &complete));
-        fs::remove_dir_all(&scratch).during(|| scratch.display().to_string())?;
+        let result = self.run_inner(options, &complete);
         if result.is_err()
             && let Ok(unfinished) = Report::read(directory)
         {
@@ -314,6 +321,19 @@ impl Run {
             Report::read(directory).during(|| format!("the inner side left no report; see {}", console.display()))?;
         Self::conclude(oracle, &mut report);
         Ok(report)
+    }
+
+    /// Starts the inner side and shows its lines.
+    fn run_inner(&self, options: &Options, complete: &dyn Fn(&str)) -> Outcome {
+        let directory = &self.job.directory;
+        println!("Everything of this run is kept in {}", directory.display());
+        let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}", std::process::id()));
+        fs::create_dir(&scratch).during(|| scratch.display().to_string())?;
+        let timeout = Duration::from_secs(options.timeout);
+        let result =
+            self.start(&scratch).and_then(|child| follow(child, &directory.join("console.log"), timeout, complete));
+        fs::remove_dir_all(&scratch).during(|| scratch.display().to_string())?;
+        result
     }
 
     /// Adds what tshark thinks of the captures to the report.

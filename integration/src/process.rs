@@ -99,6 +99,16 @@ impl<'lab> Daemon<'lab> {
         ensure(status.signal() == Some(9), || format!("{} ended with {status}", self.name))
     }
 
+    /// Starts it again after it has ended, with the same log; what it must not leave behind is what the first one found.
+    pub(crate) fn start_again(&mut self, mut command: Command) -> Outcome {
+        ensure(self.ended, || format!("{} still runs", self.name))?;
+        let file = File::options().append(true).open(&self.log).during(|| self.log.display().to_string())?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).env("NO_COLOR", "1");
+        self.child = self.node.spawn(command)?;
+        self.ended = false;
+        Ok(())
+    }
+
     /// As a daemon that was started after `crashed`: it has to clean up after that one too.
     pub(crate) fn instead_of(mut self, crashed: Self) -> Self {
         self.before.clone_from(&crashed.before);

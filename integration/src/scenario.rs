@@ -107,6 +107,13 @@ impl Lab {
         })
     }
 
+    /// The command with which a mobile node is started again, by the name of its policy in the scenario's directory.
+    pub(crate) fn mobile_node_command(&self, policy: &str) -> Command {
+        let mut command = Command::new(&self.kagemusha);
+        command.arg("--ipsec").arg(self.directory.join(policy)).current_dir(&self.directory);
+        command
+    }
+
     /// Starts `kagemusha home-agent --ipsec POLICY` in `ha` and waits until it listens.
     pub(crate) fn start_home_agent(&self, policy: &str) -> Outcome<Daemon<'_>> {
         let file = self.policy("home-agent.toml", policy)?;

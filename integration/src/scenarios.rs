@@ -64,6 +64,10 @@ mod off_link_correspondent;
 mod packet_too_big;
 #[path = "../scenarios/policy-missing-no-plaintext/scenario.rs"]
 mod policy_missing_no_plaintext;
+#[path = "../scenarios/policy-sigkill/scenario.rs"]
+mod policy_sigkill;
+#[path = "../scenarios/policy-tampering/scenario.rs"]
+mod policy_tampering;
 #[path = "../scenarios/random-packets/scenario.rs"]
 mod random_packets;
 #[path = "../scenarios/refresh/scenario.rs"]
@@ -127,6 +131,8 @@ pub(crate) const ALL: &[&Scenario] = &[
     &packet_too_big::SCENARIO,
     &esp_missing_no_plaintext::SCENARIO,
     &policy_missing_no_plaintext::SCENARIO,
+    &policy_sigkill::SCENARIO,
+    &policy_tampering::SCENARIO,
     &tampering_repaired::SCENARIO,
     &wrong_key_silent::SCENARIO,
     &home_agent_restart::SCENARIO,

@@ -1,7 +1,8 @@
-//! `cargo lab bench`: what is measured. Numbers are ratios to something measured in the same breath; nothing here is a test that
-//! time could fail.
+//! `cargo lab bench`: what is measured, in network namespaces. Numbers are ratios to something measured in the same breath; nothing here
+//! is a test that time could fail.
 
 pub(crate) mod migration;
+pub(crate) mod policy;
 pub(crate) mod tunnel;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ pub(crate) enum What {
         #[command(flatten)]
         options: outer::Options,
     },
+    /// The reconciler beside `ip -batch` and `ip xfrm`: ten thousand guests, one guest, memory.
+    Policy(policy::Options),
 }
 
 /// `cargo lab bench …`.
@@ -41,6 +44,7 @@ pub(crate) fn main(what: What) -> ExitCode {
         What::TunnelMeasure(options) => tunnel::measure(&options),
         What::TunnelEnd { specification } => tunnel::end::main(&specification),
         What::Migration { moves, options } => Ok(outer::bench_migration(moves, &options)),
+        What::Policy(options) => policy::build_and_measure(&options),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("cargo lab bench: {failure}");

@@ -1,0 +1,150 @@
+//! See `README.md`.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::Instant;
+
+use crate::dissect::Layer;
+use crate::prelude::*;
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "policy-sigkill",
+    readme: include_str!("README.md"),
+    peer: Peer::None,
+    // Not for tshark: numbers that were reserved and not used are left out, which it takes for lost packets.
+    well_formed: false,
+    run,
+};
+
+const CRASHES: usize = 200;
+/// The daemon is killed at most this long after its start. A registration after a start takes about a third of it.
+const LIFE: Duration = Duration::from_millis(350);
+
+fn run(lab: &Lab) -> Outcome {
+    let net = &lab.net;
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs());
+    let seed = std::env::var("KAGEMUSHA_LAB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(seed);
+    lab.step(&format!("{CRASHES} crashes at moments of seed {seed} (KAGEMUSHA_LAB_SEED)"));
+    let mut dice = Dice(seed.wrapping_mul(2).wrapping_add(1));
+
+    let mut foreign = lab.watch(FOREIGN)?;
+    let home_agent = lab.start_home_agent(policies::ESP_HOME_AGENT)?;
+    let mut mobile_node = lab.start_mobile_node(&net.host, policies::ESP_HOST)?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
+    lab.wait_for_router(&net.guest)?;
+
+    let mut place = Place::FIRST;
+    let (mut moves, mut registered) = (0, 0);
+    for crash in 1..=CRASHES {
+        let born = Instant::now();
+        let watch = lab.watch(place.link)?;
+        let death = born + LIFE.mul_f64(dice.roll());
+        // Half of them live through a move, which may come before they have done anything.
+        let mut moving = None;
+        if dice.roll() < 0.5 {
+            sleep_until(death.min(born + LIFE.mul_f64(dice.roll())));
+            place = place.other();
+            net.plug(&net.host, "eth0", place.link)?;
+            moving = Some(net.host.spawn(place.arrive())?);
+            moves += 1;
+        }
+        sleep_until(death);
+        mobile_node.crash()?;
+        registered += usize::from(watch.count(|packet| packet.spi() == Some(SPIS.1)) > 0);
+        if let Some(mut moving) = moving {
+            let status = moving.wait()?;
+            ensure(status.success(), || format!("moving the host: {status}"))?;
+        }
+        if crash % 50 == 0 {
+            lab.step(&format!("{crash} crashes, {moves} moves; {registered} lived to see an acknowledgement"));
+        }
+        mobile_node.start_again(lab.mobile_node_command("mobile-node-host.toml"))?;
+    }
+    ensure(moves > CRASHES / 4 && registered > CRASHES / 10, || {
+        format!("the moments are no good: {moves} moves, {registered} acknowledgements")
+    })?;
+
+    lab.step("the last start: bound, and data both ways");
+    // The registration may have passed already; a move makes one that cannot have.
+    let mut link = lab.watch(place.other().link)?;
+    net.plug(&net.host, "eth0", place.other().link)?;
+    ensure(net.host.spawn(place.other().arrive())?.wait()?.success(), || "moving the host".into())?;
+    protected_registration(&mut link, place.other().care_of, GUEST, SPIS, FIRST_REGISTRATION)?;
+    lab.ping_until_answered(&net.guest, CORRESPONDENT, SOON)?;
+    lab.ping(&net.cn, GUEST)?;
+
+    let refused = home_agent.log().lines().find(|line| line.contains("refused: 135")).map(str::to_owned);
+    ensure(refused.is_none(), || format!("a sequence number was used twice: {}", refused.unwrap_or_default()))?;
+    lab.end([mobile_node, home_agent])?;
+    let packets = no_number_twice(lab)?;
+    lab.step(&format!("{packets} packets under ESP, and no number twice"));
+    ensure(packets > CRASHES, || "too few packets for any claim".into())?;
+    lab.no_readable_mobility_header()
+}
+
+/// Where the host is.
+#[derive(Clone, Copy)]
+struct Place {
+    link: crate::topology::Link,
+    care_of: std::net::Ipv6Addr,
+    router: &'static str,
+}
+
+impl Place {
+    const FIRST: Self = Self { link: FOREIGN, care_of: CARE_OF, router: "2001:db8:3000::1" };
+    const SECOND: Self = Self { link: FOREIGN2, care_of: CARE_OF_AFTER_MOVE, router: "2001:db8:4000::1" };
+
+    fn other(self) -> Self {
+        if self.link == FOREIGN { Self::SECOND } else { Self::FIRST }
+    }
+
+    /// The command that gives the host its address here.
+    fn arrive(self) -> Command {
+        let mut command = Command::new("sh");
+        let (old, new, router) = (self.other().care_of, self.care_of, self.router);
+        let script = format!(
+            "ip -6 addr del {old}/64 dev eth0; ip -6 addr add {new}/64 dev eth0 nodad && \
+             ip -6 route replace default via {router}"
+        );
+        command.args(["-c", &script]);
+        command
+    }
+}
+
+fn sleep_until(moment: Instant) {
+    std::thread::sleep(moment.saturating_duration_since(Instant::now()));
+}
+
+/// Numbers of a seed (xorshift).
+struct Dice(u64);
+
+impl Dice {
+    /// From 0 up to 1.
+    fn roll(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 40) as f64 / (1_u64 << 24) as f64
+    }
+}
+
+/// Fails if an ESP sequence number of an SPI was on a link twice; gives how many there were. Each link is looked at alone, for routers carry a packet
+/// from one to the next; the two foreign links are one, as the host is on either.
+fn no_number_twice(lab: &Lab) -> Outcome<usize> {
+    let mut packets = 0;
+    for links in [&[FOREIGN, FOREIGN2][..], &[crate::topology::TRANSIT]] {
+        let mut seen = BTreeSet::new();
+        for link in links {
+            for packet in lab.on(link)?.observer_of_all().take() {
+                for layer in &packet.layers {
+                    let Layer::Esp { spi, sequence, .. } = layer else { continue };
+                    packets += 1;
+                    ensure(seen.insert((*spi, *sequence)), || {
+                        format!("{link}: ESP {spi:#x} has number {sequence} twice:\n    {packet}")
+                    })?;
+                }
+            }
+        }
+    }
+    Ok(packets)
+}
