@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod capture;
+mod classes;
 mod craft;
 mod demo;
 mod dissect;
