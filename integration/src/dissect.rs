@@ -164,6 +164,14 @@ impl Packet {
         matches!(self.layers.last(), Some(Layer::Icmpv6 { target, .. }) if *target == Some(wanted))
     }
 
+    /// Sequence number of the ESP header, the low half when it is extended.
+    pub(crate) fn esp_sequence(&self) -> Option<u32> {
+        self.layers.iter().find_map(|layer| match layer {
+            Layer::Esp { sequence, .. } => Some(*sequence),
+            _ => None,
+        })
+    }
+
     /// The SPI of its ESP header.
     pub(crate) fn spi(&self) -> Option<u32> {
         self.layers.iter().find_map(|layer| match layer {

@@ -14,6 +14,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod capture;
+mod classes;
 mod craft;
 mod demo;
 mod dissect;

@@ -62,6 +62,22 @@ mod mobile_node_restart;
 mod off_link_correspondent;
 #[path = "../scenarios/packet-too-big/scenario.rs"]
 mod packet_too_big;
+#[path = "../scenarios/policy-class-any/scenario.rs"]
+mod policy_class_any;
+#[path = "../scenarios/policy-class-home-registration/scenario.rs"]
+mod policy_class_home_registration;
+#[path = "../scenarios/policy-class-icmpv6/scenario.rs"]
+mod policy_class_icmpv6;
+#[path = "../scenarios/policy-class-mobile-prefix-discovery/scenario.rs"]
+mod policy_class_mobile_prefix_discovery;
+#[path = "../scenarios/policy-class-mobility-headers/scenario.rs"]
+mod policy_class_mobility_headers;
+#[path = "../scenarios/policy-class-return-routability/scenario.rs"]
+mod policy_class_return_routability;
+#[path = "../scenarios/policy-class-tunnel-mobility-headers/scenario.rs"]
+mod policy_class_tunnel_mobility_headers;
+#[path = "../scenarios/policy-class-tunnel-payload/scenario.rs"]
+mod policy_class_tunnel_payload;
 #[path = "../scenarios/policy-missing-no-plaintext/scenario.rs"]
 mod policy_missing_no_plaintext;
 #[path = "../scenarios/policy-sigkill/scenario.rs"]
@@ -133,6 +149,14 @@ pub(crate) const ALL: &[&Scenario] = &[
     &policy_missing_no_plaintext::SCENARIO,
     &policy_sigkill::SCENARIO,
     &policy_tampering::SCENARIO,
+    &policy_class_home_registration::SCENARIO,
+    &policy_class_mobile_prefix_discovery::SCENARIO,
+    &policy_class_mobility_headers::SCENARIO,
+    &policy_class_icmpv6::SCENARIO,
+    &policy_class_any::SCENARIO,
+    &policy_class_return_routability::SCENARIO,
+    &policy_class_tunnel_mobility_headers::SCENARIO,
+    &policy_class_tunnel_payload::SCENARIO,
     &tampering_repaired::SCENARIO,
     &wrong_key_silent::SCENARIO,
     &home_agent_restart::SCENARIO,

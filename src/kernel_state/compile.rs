@@ -9,7 +9,7 @@ use super::{
     HOME_AGENT_TUNNEL_LINK, KernelState, MAIN_TABLE, NATIVE_RULE, ROUTE_PROTOCOL, SINK_LINK, SOURCE_RULE, protect,
     protocol,
 };
-use crate::ipsec::{AssociationKey, Class, Direction, SecurityAssociation, Selector, Toward, Transform};
+use crate::ipsec::{AssociationKey, Class, Direction, SecurityAssociation, Selector, Toward, Transform, UpperLayer};
 use crate::policy::{GuestPolicy, Policy, Protection, Role};
 use crate::vocabulary::{GuestId, Prefix};
 
@@ -93,9 +93,11 @@ pub fn at_rest(configuration: &Configuration) -> KernelState {
     }
     if configuration.role == Role::HomeAgent {
         let home_agent = Prefix::host(configuration.home_agent);
-        let [update, acknowledgement] = Toward::BOTH.map(|toward| Class::HomeRegistration.upper_layer(toward));
+        // All mobility headers, and not binding updates alone: the kernel does not see the type of each.
+        let received = UpperLayer::Protocol(protocol::MOBILITY);
+        let acknowledgement = Class::HomeRegistration.upper_layer(Toward::Guest);
         let selector = |source, destination, upper_layer| Selector { source, destination, upper_layer };
-        protect::block(&mut state, Direction::In, selector(Prefix::ANY, home_agent, update));
+        protect::block(&mut state, Direction::In, selector(Prefix::ANY, home_agent, received));
         protect::block(&mut state, Direction::Out, selector(home_agent, Prefix::ANY, acknowledgement));
     }
     state

@@ -3,6 +3,12 @@
 //! The selectors and modes are umip's, so that each side understands the other. In transport mode they lie between home address and
 //! home agent, and the SAs never move. In tunnel mode they lie between home address and anybody; the policies are there with the
 //! binding, and the SAs, which at rest end at the home address, end at the care-of address then.
+//!
+//! **The kernel cannot be trusted with types of what it receives or forwards.** It looks for them as if there were exactly one extension
+//! header in front of a mobility header and none in front of ICMPv6 (`decode_session6` of `net/ipv6/xfrm6_policy.c`; measured on 6.1): of a
+//! binding update without Home Address option it sees no type, so that no policy of a type takes it, protected or not. What a socket
+//! sends has its type from the socket. So next to each policy of a type that receives or forwards stands another one for what the kernel
+//! makes of such packets, see [`as_received`], and failsafe policies that receive are for all mobility headers.
 
 use std::net::Ipv6Addr;
 
@@ -12,9 +18,11 @@ use crate::ipsec::{
     Action, AssociationKey, Class, Direction, EspMode, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy,
     Selector, Template, TemplateProtocol, Toward, Transform, UpperLayer,
 };
-use crate::policy::{Reqids, Role};
+use crate::policy::{Protection, Reqids, Role};
 use crate::vocabulary::Prefix;
 
+/// IP protocol number of ICMPv6.
+const ICMPV6: u8 = 58;
 /// Types of neighbour solicitations and advertisements (RFC 4861 §4.3, §4.4).
 const NEIGHBOR_DISCOVERY: [u8; 2] = [135, 136];
 
@@ -29,8 +37,14 @@ pub(super) fn at_rest(state: &mut KernelState, configuration: &Configuration, gu
             failsafe(state, guest, Direction::Out, selector(host, Prefix::ANY, mobility));
             failsafe(state, guest, Direction::In, selector(Prefix::ANY, host, mobility));
             for class in guest.protection.classes.keys() {
-                let to_home_agent = selector(host, Prefix::ANY, class.upper_layer(Toward::HomeAgent));
-                let to_guest = selector(Prefix::ANY, host, class.upper_layer(Toward::Guest));
+                let layer = |toward| match class.upper_layer(toward) {
+                    UpperLayer::MobilityHeader(_) => mobility,
+                    // The host itself has no other ICMPv6 to say for a home address.
+                    UpperLayer::Icmpv6(_) => UpperLayer::Protocol(ICMPV6),
+                    other => other,
+                };
+                let to_home_agent = selector(host, Prefix::ANY, layer(Toward::HomeAgent));
+                let to_guest = selector(Prefix::ANY, host, layer(Toward::Guest));
                 failsafe(state, guest, Direction::Out, to_home_agent);
                 failsafe(state, guest, Direction::In, to_guest);
                 if class.is_tunnel() {
@@ -40,11 +54,13 @@ pub(super) fn at_rest(state: &mut KernelState, configuration: &Configuration, gu
         }
         Role::HomeAgent => {
             for (class, reqids) in guest.protection.classes.iter().filter(|(class, _)| !class.is_tunnel()) {
-                home_agent_transport(state, configuration.home_agent, guest.home_address, *class, *reqids);
+                home_agent_transport(state, configuration.home_agent, guest, *class, *reqids);
                 if *class == Class::MobilePrefixDiscovery {
-                    let from_guest = selector(host, Prefix::ANY, class.upper_layer(Toward::HomeAgent));
+                    let layer = class.upper_layer(Toward::HomeAgent);
+                    for layer in std::iter::once(layer).chain(as_received(*class)) {
+                        failsafe(state, guest, Direction::In, selector(host, Prefix::ANY, layer));
+                    }
                     let to_guest = selector(Prefix::ANY, host, class.upper_layer(Toward::Guest));
-                    failsafe(state, guest, Direction::In, from_guest);
                     failsafe(state, guest, Direction::Out, to_guest);
                 }
             }
@@ -79,7 +95,9 @@ pub(super) fn unprotected_home_agent(state: &mut KernelState, home_agent: Ipv6Ad
     let class = Class::HomeRegistration;
     let [update, acknowledgement] = Toward::BOTH.map(|toward| class.upper_layer(toward));
     let option = route_optimization(TemplateProtocol::HomeAddressOption, Level::Use);
-    allow(state, Direction::In, selector(guest, agent, update), class_priority(class), vec![option]);
+    for update in std::iter::once(update).chain(as_received(class)) {
+        allow(state, Direction::In, selector(guest, agent, update), class_priority(class), vec![option]);
+    }
     allow(state, Direction::Out, selector(agent, guest, acknowledgement), class_priority(class), vec![]);
 }
 
@@ -135,22 +153,26 @@ fn mobile_node_transport(
     let back = selector(agent, guest, class.upper_layer(Toward::Guest));
     allow(state, Direction::Out, out, class_priority(class), with(Toward::HomeAgent, option));
     allow(state, Direction::In, back, class_priority(class), with(Toward::Guest, routing_header));
+    if let (Class::MobilePrefixDiscovery, Some(layer)) = (class, as_received(class)) {
+        let back = Selector { upper_layer: layer, ..back };
+        allow(state, Direction::In, back, class_priority(class), with(Toward::Guest, routing_header));
+    }
 }
 
 /// The type 2 routing header of an acknowledgement is ancillary data of the daemon's socket, not a state.
-fn home_agent_transport(
-    state: &mut KernelState,
-    home_agent: Ipv6Addr,
-    home_address: Ipv6Addr,
-    class: Class,
-    reqids: Reqids,
-) {
-    let (guest, agent) = (Prefix::host(home_address), Prefix::host(home_agent));
+fn home_agent_transport(state: &mut KernelState, home_agent: Ipv6Addr, guest: &Guest, class: Class, reqids: Reqids) {
+    let guest_protection = &guest.protection;
+    let (guest, agent) = (Prefix::host(guest.home_address), Prefix::host(home_agent));
     // Level use: a de-registration sent from home has no Home Address option (RFC 6275 §11.5.5).
     let option = route_optimization(TemplateProtocol::HomeAddressOption, Level::Use);
     let from_guest = selector(guest, agent, class.upper_layer(Toward::HomeAgent));
     let to_guest = selector(agent, guest, class.upper_layer(Toward::Guest));
-    allow(state, Direction::In, from_guest, class_priority(class), vec![esp(reqids.to_home_agent), option]);
+    let received = std::iter::once(from_guest.upper_layer).chain(as_received(class));
+    // All mobility headers may be a class of their own.
+    for layer in received.filter(|layer| *layer == from_guest.upper_layer || !has_own_class(guest_protection, *layer)) {
+        let from_guest = Selector { upper_layer: layer, ..from_guest };
+        allow(state, Direction::In, from_guest, class_priority(class), vec![esp(reqids.to_home_agent), option]);
+    }
     allow(state, Direction::Out, to_guest, class_priority(class), vec![esp(reqids.to_guest)]);
     if matches!(class, Class::Icmpv6 | Class::Any) {
         // Neighbours on the home link, when the guest is at home, cannot do without (RFC 4301 §5, RFC 4861 §11.2).
@@ -179,15 +201,25 @@ fn tunnel(
         Role::HomeAgent => ((to_guest, back), (to_home_agent, out)),
     };
     let priority = class_priority(class);
-    allow(state, Direction::Out, sent.0, priority, vec![sent.1]);
-    for direction in [Direction::In, Direction::Forward] {
-        allow(state, direction, received.0, priority, vec![received.1]);
+    let layers = |selector: Selector| std::iter::once(selector.upper_layer).chain(as_received(class));
+    for upper_layer in layers(sent.0) {
+        // The host's own sockets tell the type.
+        if upper_layer == sent.0.upper_layer || configuration.role == Role::HomeAgent {
+            allow(state, Direction::Out, Selector { upper_layer, ..sent.0 }, priority, vec![sent.1]);
+        }
+    }
+    for upper_layer in layers(received.0) {
+        for direction in [Direction::In, Direction::Forward] {
+            allow(state, direction, Selector { upper_layer, ..received.0 }, priority, vec![received.1]);
+        }
     }
     if configuration.role == Role::HomeAgent {
         // Only now: without a binding the guest is at home, and nothing of it goes through a tunnel.
-        failsafe(state, guest, Direction::Out, sent.0);
-        failsafe(state, guest, Direction::In, received.0);
-        failsafe(state, guest, Direction::Forward, received.0);
+        let all = as_received(class);
+        let whole = |selector: Selector| Selector { upper_layer: all.unwrap_or(selector.upper_layer), ..selector };
+        failsafe(state, guest, Direction::Out, whole(sent.0));
+        failsafe(state, guest, Direction::In, whole(received.0));
+        failsafe(state, guest, Direction::Forward, whole(received.0));
     }
 }
 
@@ -220,11 +252,27 @@ fn allow(state: &mut KernelState, direction: Direction, selector: Selector, prio
     state.policies.insert(key, SecurityPolicy { key, action: Action::Allow, templates });
 }
 
+/// What the kernel may take packets of a class for when it receives or forwards them, when that is not what they are.
+fn as_received(class: Class) -> Option<UpperLayer> {
+    match class {
+        // Without an extension header it reads behind the message, with two into the second: any type, or 0.
+        Class::HomeRegistration | Class::ReturnRoutability => Some(UpperLayer::Protocol(protocol::MOBILITY)),
+        // Behind an extension header it takes the first octet of that one, the next header, for the type.
+        Class::MobilePrefixDiscovery => Some(UpperLayer::Icmpv6(ICMPV6)),
+        _ => None,
+    }
+}
+
+fn has_own_class(protection: &Protection, upper_layer: UpperLayer) -> bool {
+    protection.classes.keys().any(|class| !class.is_tunnel() && class.upper_layer(Toward::HomeAgent) == upper_layer)
+}
+
 /// What no protecting policy takes is blocked. Where a tunnel of the guest has the very same selector, which the kernel holds only once
 /// in a direction, two policies say it for the two halves of all addresses.
 fn failsafe(state: &mut KernelState, guest: &Guest, direction: Direction, selector: Selector) {
     let same = |class: &Class| {
-        class.is_tunnel() && Toward::BOTH.iter().any(|toward| class.upper_layer(*toward) == selector.upper_layer)
+        let mut layers = Toward::BOTH.into_iter().map(|toward| class.upper_layer(toward)).chain(as_received(*class));
+        class.is_tunnel() && layers.any(|layer| layer == selector.upper_layer)
     };
     let taken = guest.protection.classes.keys().any(same);
     let halves = |prefix: Prefix| match prefix == Prefix::ANY && taken {

@@ -61,6 +61,17 @@ impl Resolver<'_> {
             self.error(diagnostic.help(help));
             return None;
         }
+        let both = [Class::ReturnRoutability, Class::TunnelMobilityHeaders];
+        if let [(_, first), (_, second)] =
+            named.iter().filter(|(class, _)| both.contains(class)).collect::<Vec<_>>()[..]
+        {
+            let message = "tunnel-mobility-headers holds what return-routability does, and the kernel cannot tell the types of \
+                           mobility headers that come out of a tunnel";
+            let diagnostic = self.at(second.span(), &format!("{key}.{}", both[1]), message);
+            let help = "leave one of the two, with its security associations, on both sides";
+            self.error(diagnostic.related(first.span(), "the other one").help(help));
+            return None;
+        }
         let classes = self.classes(&named, &key);
         let associations = self.associations(span, fields, path, (home_address, &classes));
         let classes: Option<BTreeMap<_, _>> =

@@ -1,0 +1,19 @@
+//! See `README.md`.
+
+use kagemusha::ipsec::Class;
+
+use crate::classes::Bench;
+use crate::prelude::*;
+
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "policy-class-home-registration",
+    readme: include_str!("README.md"),
+    peer: Peer::None,
+    // Damaged packets are part of it.
+    well_formed: false,
+    run,
+};
+
+fn run(lab: &Lab) -> Outcome {
+    Bench::new(lab, Class::HomeRegistration, "")?.run()
+}
