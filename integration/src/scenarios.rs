@@ -74,6 +74,8 @@ mod register_esp;
 mod register_plain;
 #[path = "../scenarios/reload/scenario.rs"]
 mod reload;
+#[path = "../scenarios/sa-lifetime/scenario.rs"]
+mod sa_lifetime;
 #[path = "../scenarios/sequence-135/scenario.rs"]
 mod sequence_135;
 #[path = "../scenarios/spoofed-source-dropped/scenario.rs"]
@@ -114,6 +116,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &attach_when_seen::SCENARIO,
     &control_socket::SCENARIO,
     &reload::SCENARIO,
+    &sa_lifetime::SCENARIO,
     &two_guests_one_host::SCENARIO,
     &guest_without_bridge::SCENARIO,
     &home_neighbour_on_link::SCENARIO,

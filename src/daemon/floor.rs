@@ -8,7 +8,8 @@
 //!   rate limit of RFC 6275 §12), in the mean one in some minutes, while the clock's number grows by 16. So from the attachment on a host
 //!   falls behind the clock, and a host that attaches later starts above it.
 //! * **How the predecessor learns it.** Its next binding update is a replay now, and nobody answers. So it raises its counter as well when it has to
-//!   repeat one: that is heard, and answered by status 135 (RFC 6275 §11.7.3).
+//!   repeat one: that is heard, and answered by status 135 (RFC 6275 §11.7.3). After that the successor is behind, and repeats its next refresh
+//!   once in its turn, in good time before its binding ends.
 //! * **Clock skew.** The successor's clock may be behind the predecessor's by four fifths of the time that the guest was attached there. With
 //!   clocks kept by NTP that is every stay of more than a moment. Where it is not enough, the home agent drops binding updates in silence,
 //!   until the clock has passed: retransmissions use numbers of their own, but fewer than 16 in a second. `kagemusha sa export` and `import`

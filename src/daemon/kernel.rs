@@ -26,8 +26,8 @@ pub struct Kernel {
     reconciler: Reconciler,
     ledger: Ledger,
     adopted: Bindings,
-    /// Whether objects of guests that are gone still count as ours.
-    recognises_more: bool,
+    /// Guests as they were before the policy changed: their objects still count as ours, until all are gone.
+    gone: Vec<kernel_state::Guest>,
     /// Whether the state for bindings was made before: what is missing then, somebody else has taken.
     in_force: bool,
     repairs: u64,
@@ -52,7 +52,7 @@ impl Kernel {
             reconciler,
             ledger,
             adopted: Bindings::default(),
-            recognises_more: false,
+            gone: Vec::new(),
             in_force: false,
             repairs: 0,
             generation: Generation::default(),
@@ -127,17 +127,22 @@ impl Kernel {
     /// # Errors
     /// The store cannot be read, or numbers cannot be reserved; the guests of before are in force then.
     pub fn follow(&mut self, roster: &Roster) -> Result<(), Error> {
-        self.ledger.follow(roster.policy())?;
         let observed = self.reconciler.replay_states()?;
-        self.ledger.reserve(&observed, clock::wall_clock(), false)?;
+        let before = self.ledger.clone();
+        let followed = self.ledger.follow(roster.policy());
+        let followed = followed.and_then(|()| self.ledger.reserve(&observed, clock::wall_clock(), false));
+        if let Err(error) = followed {
+            self.ledger = before;
+            return Err(error.into());
+        }
         self.set_starts();
         let configuration = Configuration::from(roster.policy());
         // Guests that are gone stand behind those that there are: their objects are recognised as ours, and wanted no more.
-        let stays = |guest: &kernel_state::Guest| configuration.guests.contains(guest);
-        let gone: Vec<_> = self.configuration.guests.iter().filter(|guest| !stays(guest)).cloned().collect();
+        let there: BTreeMap<_, _> = configuration.guests.iter().map(|guest| (guest.home_address, guest)).collect();
+        let stays = |guest: &kernel_state::Guest| there.get(&guest.home_address) == Some(&guest);
+        self.gone.extend(self.configuration.guests.iter().filter(|guest| !stays(guest)).cloned());
         let mut recognised = configuration.clone();
-        self.recognises_more |= !gone.is_empty();
-        recognised.guests.extend(gone);
+        recognised.guests.extend(self.gone.iter().cloned());
         self.reconciler.set_configuration(recognised);
         self.configuration = configuration;
         self.ids = roster.ids().to_vec();
@@ -178,8 +183,8 @@ impl Kernel {
                     let guests = self.addresses(&failure.guests);
                     tracing::error!(home_addresses = %guests, "{}; nothing is sent that depends on it", failure.error);
                 }
-                if self.recognises_more && report.failures.is_empty() {
-                    self.recognises_more = false;
+                if !self.gone.is_empty() && report.failures.is_empty() {
+                    self.gone.clear();
                     self.reconciler.set_configuration(self.configuration.clone());
                 }
                 self.in_force = true;

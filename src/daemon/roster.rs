@@ -3,7 +3,7 @@
 //! A [`GuestId`] is given once in the life of a daemon. At the start it is the guest's position in the file; a changed file may name the guests in
 //! any order, and those with the same home address keep their ids.
 
-use std::net::Ipv6Addr;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::policy::{GuestPolicy, Policy};
 use crate::vocabulary::GuestId;
@@ -93,10 +93,6 @@ impl Roster {
         self.guests().find(|(_, guest)| guest.name == name).map(|(id, _)| id)
     }
 
-    fn with_home_address(&self, address: Ipv6Addr) -> Option<GuestId> {
-        self.guests().find(|(_, guest)| guest.home_address == address).map(|(id, _)| id)
-    }
-
     /// How `new` differs from what is in force.
     ///
     /// # Errors
@@ -114,15 +110,16 @@ impl Roster {
             return differ("home_agent.interface", old.interface.clone().unwrap_or_default());
         }
         let mut changes = Changes::default();
+        let known: BTreeMap<_, _> = self.guests().map(|(id, guest)| (guest.home_address, (id, guest))).collect();
         for guest in &new.guests {
-            match self.with_home_address(guest.home_address) {
+            match known.get(&guest.home_address) {
                 None => changes.added.push(guest.clone()),
-                Some(id) if self.get(id) != Some(guest) => changes.changed.push((id, guest.clone())),
+                Some((id, old)) if *old != guest => changes.changed.push((*id, guest.clone())),
                 Some(_) => {}
             }
         }
-        let stays = |address| new.guests.iter().any(|guest| guest.home_address == address);
-        let gone = self.guests().filter(|(_, guest)| !stays(guest.home_address));
+        let stay: BTreeSet<_> = new.guests.iter().map(|guest| guest.home_address).collect();
+        let gone = self.guests().filter(|(_, guest)| !stay.contains(&guest.home_address));
         changes.removed = gone.map(|(id, _)| id).collect();
         Ok(changes)
     }

@@ -72,7 +72,7 @@ impl Numbered {
 }
 
 /// The numbers of every home address of a policy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ledger {
     store: Store,
     records: BTreeMap<Ipv6Addr, Record>,

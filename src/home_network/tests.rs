@@ -506,3 +506,18 @@ fn two_home_addresses_of_one_guest_are_carried_each_for_itself() {
         assert_eq!(ask(&mut network, &solicitation(0x10, home(0x10), target)), Err(Reason::OnPortTarget));
     }
 }
+
+#[test]
+fn guests_come_to_a_port_and_go_from_it() {
+    let now = start();
+    let mut network = network(now);
+    network.remove_guest(GuestId(0x10));
+    network.add_guest(GuestConfig::new(GuestId(0x12), home(0x12), mac(0x12)));
+    assert_eq!(network.guests().all().iter().map(|guest| guest.guest.0).collect::<Vec<_>>(), [0x11, 0x12]);
+    network.handle_frame(&other(mac(0x10), 0x8035), now);
+    assert!(drain(&mut network).is_empty(), "a stranger now");
+    network.handle_frame(&other(mac(0x12), 0x8035), now);
+    assert_eq!(drain(&mut network), [Output::GuestSeen { guest: GuestId(0x12), how: Sighting::Rarp }]);
+    network.attached(GuestId(0x12), now);
+    assert!(!drain(&mut network).is_empty() && network.guests().by_mac(mac(0x12))[0].attached);
+}

@@ -229,6 +229,15 @@ mod tests {
     }
 
     #[test]
+    fn attachment_has_three_modes() {
+        let read = |text| attach_mode(text).unwrap();
+        assert_eq!(read("always"), AttachMode::Always);
+        assert_eq!(read("when-seen"), AttachMode::WhenSeen);
+        assert_eq!(read("on-command"), AttachMode::OnCommand);
+        assert!(attach_mode("sometimes").unwrap_err().message.contains("\"when-seen\""));
+    }
+
+    #[test]
     fn lifetimes_fit_the_wire() {
         assert_eq!(lifetime(600), Ok(Duration::from_secs(600)));
         assert_eq!(lifetime(262_140), Ok(Duration::from_secs(262_140)));

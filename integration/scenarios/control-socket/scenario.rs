@@ -83,6 +83,9 @@ fn commands(lab: &Lab) -> Outcome {
     ensure(refusal.contains("home agent"), || format!("attach at the home agent: {refusal}"))
 }
 
+/// What is wrong, how an export is made so, and what the refusal says of it.
+type Damage = (&'static str, fn(&mut serde_json::Value), &'static str);
+
 fn sequences(lab: &Lab) -> Outcome {
     let host = &lab.net.host;
     lab.step("sequence numbers: exported, imported again, and refused when they go backwards");
@@ -95,7 +98,7 @@ fn sequences(lab: &Lab) -> Outcome {
     let outbound = value["guests"][0]["associations"].as_array().into_iter().flatten();
     let number = outbound.filter_map(|sa| sa["sequence"].as_u64()).max().unwrap_or_default();
     ensure(number > 1_000_000, || format!("the outbound SA is not at the clock's number: {text}"))?;
-    let changes: [(&str, fn(&mut serde_json::Value), &str); 3] = [
+    let changes: [Damage; 3] = [
         ("an older number", |v| v["guests"][0]["associations"][0]["sequence"] = 1.into(), "go back"),
         ("an unknown SA", |v| v["guests"][0]["associations"][0]["spi"] = 999.into(), "not in this host's policy"),
         (
