@@ -36,6 +36,16 @@ pub(super) struct OneGuest {
     daemon: Daemon,
 }
 
+/// A guest that leaves this host.
+#[derive(Debug, Args)]
+pub(super) struct Leaving {
+    /// It goes home: de-register it, so that the home agent intercepts nothing for it any more
+    #[arg(long)]
+    home: bool,
+    #[command(flatten)]
+    one: OneGuest,
+}
+
 /// A daemon, for people or for programs.
 #[derive(Debug, Args)]
 pub(super) struct Shown {
@@ -91,8 +101,8 @@ pub(super) fn attach(one: OneGuest) -> ExitCode {
 }
 
 /// `kagemusha detach`.
-pub(super) fn detach(one: OneGuest) -> ExitCode {
-    command(&one.daemon, &Request::Detach { guest: one.guest })
+pub(super) fn detach(leaving: Leaving) -> ExitCode {
+    command(&leaving.one.daemon, &Request::Detach { guest: leaving.one.guest, home: leaving.home })
 }
 
 /// `kagemusha prepare`.

@@ -57,8 +57,8 @@ enum Command {
     Reload(control::Daemon),
     /// Speak for a guest from now on, whoever did so before
     Attach(control::OneGuest),
-    /// Stop speaking for a guest, without de-registration: its binding is left to its next host
-    Detach(control::OneGuest),
+    /// Stop speaking for a guest, without de-registration: its binding is left to its next host, unless it goes home
+    Detach(control::Leaving),
     /// Have everything in place for a guest that is expected, silently
     Prepare(control::OneGuest),
     /// Hand sequence numbers of security associations to the next host

@@ -221,20 +221,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_socket_has_an_absolute_path_that_fits() {
+        assert_eq!(socket_path("/run/qemu/vm1.qmp"), Ok(PathBuf::from("/run/qemu/vm1.qmp")));
+        for wrong in ["", "vm1.qmp", &format!("/{}", "x".repeat(107)), "/run/\0"] {
+            assert!(socket_path(wrong).unwrap_err().help.contains("-qmp"), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn attachment_has_three_modes() {
         let read = |text| attach_mode(text).unwrap();
         assert_eq!(read("always"), AttachMode::Always);
         assert_eq!(read("when-seen"), AttachMode::WhenSeen);
         assert_eq!(read("on-command"), AttachMode::OnCommand);
         assert!(attach_mode("sometimes").unwrap_err().message.contains("\"when-seen\""));
-    }
-
-    #[test]
-    fn a_socket_has_an_absolute_path_that_fits() {
-        assert_eq!(socket_path("/run/qemu/vm1.qmp"), Ok(PathBuf::from("/run/qemu/vm1.qmp")));
-        for wrong in ["", "vm1.qmp", &format!("/{}", "x".repeat(107)), "/run/\0"] {
-            assert!(socket_path(wrong).unwrap_err().help.contains("-qmp"), "{wrong:?}");
-        }
     }
 
     #[test]

@@ -58,10 +58,15 @@ impl Conversation {
     }
 }
 
+/// Where QEMU tells the daemon of the host what becomes of the guest.
+const HYPERVISOR_SOCKET: &str = "qmp = \"/run/vm1.qmp\"";
+
 /// The journey of a virtual machine, with a migration that is cancelled on the way.
 pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
     let sites = Sites::build(lab)?;
-    let stage = Stage::set(lab, &sites, &Options::default())?;
+    // Once by frames alone, once by what QEMU says.
+    let host = if mode == Mode::Postcopy { HYPERVISOR_SOCKET } else { "" };
+    let mut stage = Stage::set(lab, &sites, &Options { host, ..Options::default() })?;
     lab.step("the guest boots");
     let mut here = Machine::boot(lab, sites.host(lab, Site::Home), "home", GUEST_MAC, GUEST)?;
     lab.ping_until_answered(&lab.net.far, GUEST, SOON)?;
@@ -80,7 +85,10 @@ pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
         let mut link = stage.watch(to)?;
         let mut there = Machine::expect(lab, sites.host(lab, to), &format!("leg{number}"), GUEST_MAC, GUEST)?;
         let moved = here.migrate(&mut there, mode)?;
-        arrival(&mut link, to, VM1, FIRST_REGISTRATION)?;
+        match to {
+            Site::Home => stage.send_home(from)?,
+            _ => arrival(&mut link, to, VM1, FIRST_REGISTRATION)?,
+        }
         lab.ping_until_answered(&lab.net.cn, GUEST, SOON)?;
         must_be_at(&stage, to)?;
         std::thread::sleep(Duration::from_secs(1));
@@ -102,6 +110,12 @@ pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
         ensure(log == log_after, || format!("the guest's kernel says:{}", world::difference(&log, &log_after)))?;
     }
     conversation.end(lab)?;
+    if mode == Mode::Postcopy {
+        let heard = stage.host(Site::One)?.log();
+        ensure(heard.contains("by its hypervisor: Detach"), || {
+            "site 1 was not told by QEMU that the guest had left".into()
+        })?;
+    }
     here.end()?;
     stage.end()
 }

@@ -189,7 +189,9 @@ fn command(image: &Image, name: &str, mac: &str, address: Ipv6Addr) -> Command {
         .args(["-device", &format!("virtio-net-pci,netdev=net,mac={mac},romfile=")])
         .args(["-chardev", &format!("socket,id=serial,path={name}.serial,server=on,wait=off,logfile={name}.console")])
         .args(["-serial", "chardev:serial"])
-        .args(["-qmp", &format!("unix:{name}.qmp,server=on,wait=off")]);
+        .args(["-qmp", &format!("unix:{name}.qmp,server=on,wait=off")])
+        // For the daemon of the host: each node has a /run of its own.
+        .args(["-qmp", "unix:/run/vm1.qmp,server=on,wait=off"]);
     command
 }
 

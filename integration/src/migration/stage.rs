@@ -9,7 +9,6 @@ use super::policy::{self, Guest};
 use super::sites::{self, Site, Sites, foreign_link};
 use super::world;
 use crate::capture::Observer;
-use crate::dissect::{Layer, Packet};
 use crate::expect::{FIRST_REGISTRATION, SOON, protected_registration};
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::node::Node;
@@ -111,9 +110,20 @@ impl<'lab> Stage<'lab> {
         self.lab.step(&format!("the guest moves from {} to {}", from.name(), to.name()));
         let mut link = self.watch(to)?;
         let moment = self.sites.move_guest(self.lab, from, to)?;
-        arrival(&mut link, to, VM1, FIRST_REGISTRATION)?;
+        match to {
+            Site::Home => self.send_home(from)?,
+            _ => arrival(&mut link, to, VM1, FIRST_REGISTRATION)?,
+        }
         self.lab.ping_until_answered(&self.lab.net.cn, GUEST, SOON)?;
         Ok(moment)
+    }
+
+    /// Tells the host that the guest has left for its home link, and waits for the de-registration.
+    pub(crate) fn send_home(&self, from: Site) -> Outcome {
+        let mut link = self.watch(from)?;
+        let program = self.lab.kagemusha.to_string_lossy().into_owned();
+        self.sites.host(self.lab, from).command(&program, &["detach", "--home", &VM1.name()])?;
+        arrival(&mut link, from, VM1, SOON)
     }
 
     /// The guest, a namespace, with its services at home, where it has found its router.
@@ -186,24 +196,10 @@ pub(crate) fn care_of(site: Site) -> Ipv6Addr {
     }
 }
 
-/// Waits on the site's link until the guest is registered there; at home, until it is de-registered.
+/// Waits on the foreign site's link for a binding update of the guest and its acknowledgement.
 pub(crate) fn arrival(link: &mut Observer, site: Site, guest: Guest, timeout: Duration) -> Outcome {
     let spis = (guest.spi_to_home_agent(site), guest.spi_to_guest());
-    if site != Site::Home {
-        return protected_registration(link, care_of(site), guest.home_address(), spis, timeout);
-    }
-    let home = guest.home_address();
-    link.must_see("the de-registration from the home address, under ESP", timeout, |packet| {
-        is_bare_esp(packet, home, HOME_AGENT, spis.0)
-    })?;
-    link.must_see("its acknowledgement, under ESP", timeout, |packet| is_bare_esp(packet, HOME_AGENT, home, spis.1))?;
-    Ok(())
-}
-
-/// ESP right after the IPv6 header: at home there is neither Home Address option nor routing header (RFC 6275 §11.5.5).
-fn is_bare_esp(packet: &Packet, source: Ipv6Addr, destination: Ipv6Addr, spi: u32) -> bool {
-    packet.is_from_to(source, destination)
-        && matches!(packet.layers.as_slice(), [Layer::Ipv6 { .. }, Layer::Esp { spi: theirs, .. }] if *theirs == spi)
+    protected_registration(link, care_of(site), guest.home_address(), spis, timeout)
 }
 
 /// Packets of the tunnel between the home agent and a site's host, in either direction.

@@ -24,6 +24,9 @@ pub enum Request {
     Detach {
         /// Its name.
         guest: String,
+        /// It goes home, where nobody speaks for it: de-register it.
+        #[serde(default)]
+        home: bool,
     },
     /// Have everything in place for a guest.
     Prepare {

@@ -71,6 +71,7 @@ impl Runner {
                     self.kernel.raise_to_clock(home_address);
                     self.engine.start_from(guest, floor::binding_sequence(clock::wall_clock(), lifetime));
                 }
+                self.departed.remove(&guest);
                 self.arrivals.entry(guest).or_insert(now);
                 self.engine.attach(guest, care_of, now);
                 self.networks.iter_mut().for_each(|network| network.attached(guest, now));
@@ -166,6 +167,20 @@ impl Runner {
         };
         tracing::info!(guest = name, "by command: {text}");
         Ok(text)
+    }
+
+    /// A guest leaves for its home link, where no host speaks for it: it is de-registered from here (RFC 6275 §11.7.1: a lifetime of zero).
+    pub(super) fn send_home(&mut self, name: &str, now: Instant) -> Result<String, String> {
+        let speaks =
+            self.roster.named(name).filter(|guest| self.attachments.get(guest).is_some_and(|a| a.state().speaks()));
+        let Some(guest) = speaks.filter(|guest| self.leaving.is_none() && !self.removing.contains(guest)) else {
+            // Nothing to de-register, or what it is told otherwise holds here as well.
+            return self.command(name, Command::Detach, now);
+        };
+        self.engine.deregister(guest, now);
+        self.publish(now);
+        tracing::info!(guest = name, "by command: goes home, is being de-registered");
+        Ok(format!("{name} is being de-registered"))
     }
 
     /// An event of the engine.

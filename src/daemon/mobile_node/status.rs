@@ -18,7 +18,8 @@ impl Runner {
         let done = match request {
             Request::Status => return self.status(now),
             Request::Attach { guest } => self.command(&guest, Command::Attach, now),
-            Request::Detach { guest } => self.command(&guest, Command::Detach, now),
+            Request::Detach { guest, home: false } => self.command(&guest, Command::Detach, now),
+            Request::Detach { guest, home: true } => self.send_home(&guest, now),
             Request::Prepare { guest } => self.command(&guest, Command::Prepare, now),
             Request::Reload => self.reload(now).await,
             Request::SaExport { guests } => return self.export(&guests),

@@ -1,7 +1,6 @@
 //! Netlink: XFRM over a small blocking client of our own, routes over rtnetlink.
 
 pub mod monitor;
-pub mod outgoing;
 pub mod query;
 pub mod route;
 mod route_codec;
