@@ -163,7 +163,8 @@ impl<'lab> Bench<'lab> {
             runtime.block_on(async {
                 let mut reconciler = Reconciler::new(configuration).during(|| "netlink".into())?;
                 reconciler.set_starts(starts);
-                Ok(reconciler.apply(&desired).await.during(|| "kernel state".into())?.steps)
+                let report = reconciler.apply(&desired).await.during(|| "kernel state".into())?;
+                Ok(report.steps.iter().map(ToString::to_string).collect())
             })
         })?
     }

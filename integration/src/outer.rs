@@ -123,7 +123,7 @@ pub(crate) fn test(filter: Option<&str>, scenarios_only: bool, options: &Options
 
 /// A benchmark whose inner side shows its results itself.
 pub(crate) fn bench(task: Task, options: &Options) -> Outcome<ExitCode> {
-    let run = match prepare(task, options)? {
+    let run = match prepare(task, false, options)? {
         Ok(run) => run,
         Err(code) => return Ok(code),
     };
