@@ -55,14 +55,7 @@ pub(super) fn at_rest(state: &mut KernelState, configuration: &Configuration, gu
         Role::HomeAgent => {
             for (class, reqids) in guest.protection.classes.iter().filter(|(class, _)| !class.is_tunnel()) {
                 home_agent_transport(state, configuration.home_agent, guest, *class, *reqids);
-                if *class == Class::MobilePrefixDiscovery {
-                    let layer = class.upper_layer(Toward::HomeAgent);
-                    for layer in std::iter::once(layer).chain(as_received(*class)) {
-                        failsafe(state, guest, Direction::In, selector(host, Prefix::ANY, layer));
-                    }
-                    let to_guest = selector(Prefix::ANY, host, class.upper_layer(Toward::Guest));
-                    failsafe(state, guest, Direction::Out, to_guest);
-                }
+                home_agent_failsafe(state, configuration.home_agent, guest, *class);
             }
         }
     }
@@ -180,6 +173,29 @@ fn home_agent_transport(state: &mut KernelState, home_agent: Ipv6Addr, guest: &G
             allow(state, Direction::In, selector(guest, agent, kind), NEIGHBOR_DISCOVERY_PRIORITY, vec![]);
             allow(state, Direction::Out, selector(agent, guest, kind), NEIGHBOR_DISCOVERY_PRIORITY, vec![]);
         }
+    }
+}
+
+/// Behind the policies of [`home_agent_transport`]. Those of registrations are for all guests, see [`super::at_rest`].
+fn home_agent_failsafe(state: &mut KernelState, home_agent: Ipv6Addr, guest: &Guest, class: Class) {
+    let (host, agent) = (Prefix::host(guest.home_address), Prefix::host(home_agent));
+    let [to_home_agent, to_guest] = Toward::BOTH.map(|toward| class.upper_layer(toward));
+    match class {
+        Class::MobilePrefixDiscovery => {
+            for layer in std::iter::once(to_home_agent).chain(as_received(class)) {
+                failsafe(state, guest, Direction::In, selector(host, Prefix::ANY, layer));
+            }
+            failsafe(state, guest, Direction::Out, selector(Prefix::ANY, host, to_guest));
+        }
+        // From and to the home agent alone: what it forwards to a guest at home is another matter.
+        Class::MobilityHeaders | Class::Icmpv6 | Class::Any => {
+            block(state, Direction::In, selector(host, agent, to_home_agent));
+            block(state, Direction::Out, selector(agent, host, to_guest));
+        }
+        Class::HomeRegistration
+        | Class::ReturnRoutability
+        | Class::TunnelMobilityHeaders
+        | Class::TunnelPayload => {}
     }
 }
 

@@ -154,20 +154,15 @@ pub fn traffic(class: Class) -> (Ipv6Addr, Vec<Payload>, Vec<Payload>) {
 /// What must be protected in this configuration, each with its direction at this side. `bound` are the bindings that are in force; none while
 /// they are on their way.
 ///
-/// On a host all of it is, from the first failsafe policy on. At a home agent nothing goes through a tunnel while the guest is at home, and
-/// behind the policies of mobility headers, ICMPv6 and everything there is no failsafe: these count when they are in force.
+/// All of it is, from the first failsafe policy on. At a home agent nothing goes through a tunnel while the guest is at home.
 pub fn protected_messages(configuration: &Configuration, bound: Option<&Bindings>) -> Vec<(Direction, Message)> {
     let mut messages = vec![];
     for (index, guest) in configuration.guests.iter().enumerate() {
         for class in guest.protection.classes.keys() {
-            let (far, mut to, mut from) = traffic(*class);
-            let guarded = matches!(class, Class::HomeRegistration | Class::MobilePrefixDiscovery);
-            let in_force = bound.is_some_and(|bound| !class.is_tunnel() || bound.0.contains_key(&GuestId(index)));
-            if configuration.role == Role::HomeAgent && !guarded && !in_force {
-                if !class.protects_registrations() {
-                    continue;
-                }
-                (to, from) = (vec![Payload::Mobility(UPDATE)], vec![Payload::Mobility(ACKNOWLEDGEMENT)]);
+            let (far, to, from) = traffic(*class);
+            let in_force = bound.is_some_and(|bound| bound.0.contains_key(&GuestId(index)));
+            if configuration.role == Role::HomeAgent && class.is_tunnel() && !in_force {
+                continue;
             }
             let to = to.into_iter().map(|payload| with_payload(guest.home_address, far, payload));
             let from = from.into_iter().map(|payload| with_payload(far, guest.home_address, payload));

@@ -4,7 +4,7 @@ use netlink_packet_xfrm as nl;
 use netlink_packet_xfrm::{XfrmAttrs, XfrmMessage};
 
 use super::policy::direction;
-use super::{address, selector};
+use super::{address, policy_selector};
 use crate::kernel_state::Migration;
 
 /// The message, with the new ends for key management daemons too (`XFRMA_KMADDRESS`).
@@ -12,7 +12,7 @@ use crate::kernel_state::Migration;
 /// `XFRMA_MIGRATE` is an array of 1 to 6 in the kernel, and of one here: our policies have one tunnel each.
 pub(in super::super) fn migrate(migration: &Migration) -> XfrmMessage {
     let mut message = nl::monitor::MigrateMessage::default();
-    message.user_policy_id.selector = selector(&migration.policy.selector);
+    message.user_policy_id.selector = policy_selector(&migration.policy);
     message.user_policy_id.direction = direction(migration.policy.direction);
     let ends = nl::UserMigrate {
         old_saddr: address(migration.from.0),

@@ -24,8 +24,12 @@ pub(super) use migrate::migrate;
 pub(super) use policy::{ObservedPolicy, delete_policy, parse_policy, put_policy};
 pub(super) use replay::{attribute as replay_attribute, parse_replay_state};
 
-use crate::ipsec::{AssociationKey, Selector, UpperLayer};
+use crate::ipsec::{AssociationKey, PolicyKey, Selector, UpperLayer};
+use crate::kernel_state::FAILSAFE_PRIORITY;
 use crate::vocabulary::Prefix;
+
+/// `user` in the selectors of failsafe policies.
+const FAILSAFE_USER: u32 = 0x4b;
 
 fn address(address: Ipv6Addr) -> nl::Address {
     nl::Address::from_ipv6(&address)
@@ -63,9 +67,16 @@ fn selector(selector: &Selector) -> nl::Selector {
     out
 }
 
+/// The selector of a policy. The kernel names a policy by its direction and selector alone, whatever the priority: a failsafe policy is told
+/// from a protecting one for the same packets by the user of its selector, which counts for the name and not for the packets
+/// (`__xfrm6_selector_match` of `net/xfrm/xfrm_policy.c`).
+fn policy_selector(key: &PolicyKey) -> nl::Selector {
+    let user = if key.priority == FAILSAFE_PRIORITY { FAILSAFE_USER } else { 0 };
+    nl::Selector { user, ..selector(&key.selector) }
+}
+
 fn parse_selector(selector: &nl::Selector) -> Option<Selector> {
-    let plain = selector.dport_mask == 0 && selector.ifindex == 0 && selector.user == 0;
-    if selector.family != nl::AF_INET6 || !plain {
+    if selector.family != nl::AF_INET6 || selector.dport_mask != 0 || selector.ifindex != 0 {
         return None;
     }
     let upper_layer = match (selector.proto, selector.sport_mask, u8::try_from(selector.sport)) {

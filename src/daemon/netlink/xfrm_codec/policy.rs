@@ -4,7 +4,7 @@ use netlink_packet_core::{DecodeError, NlasIterator};
 use netlink_packet_xfrm as nl;
 use netlink_packet_xfrm::{XfrmAttrs, XfrmMessage};
 
-use super::{address, parse_selector, selector};
+use super::{address, parse_selector, policy_selector};
 use crate::ipsec::{Action, Direction, Level, Mode, PolicyKey, SecurityPolicy, Template, TemplateProtocol};
 
 /// A policy as observed.
@@ -21,7 +21,7 @@ pub(in super::super) enum ObservedPolicy {
 pub(in super::super) fn put_policy(policy: &SecurityPolicy, update: bool) -> XfrmMessage {
     let mut message = nl::policy::ModifyMessage::default();
     let info = &mut message.user_policy_info;
-    info.selector = selector(&policy.key.selector);
+    info.selector = policy_selector(&policy.key);
     info.priority = policy.key.priority;
     info.direction = direction(policy.key.direction);
     info.action = match policy.action {
@@ -37,7 +37,7 @@ pub(in super::super) fn put_policy(policy: &SecurityPolicy, update: bool) -> Xfr
 /// `DELPOLICY`.
 pub(in super::super) fn delete_policy(key: &PolicyKey) -> XfrmMessage {
     let mut message = nl::policy::DelGetMessage::default();
-    message.user_policy_id.selector = selector(&key.selector);
+    message.user_policy_id.selector = policy_selector(key);
     message.user_policy_id.direction = direction(key.direction);
     XfrmMessage::DeletePolicy(message)
 }
@@ -85,6 +85,9 @@ pub(in super::super) fn parse_policy(payload: &[u8]) -> Result<ObservedPolicy, D
     };
     let Some(selector) = parse_selector(&info.selector) else { return Ok(ObservedPolicy::Alien) };
     let key = PolicyKey { direction, selector, priority: info.priority };
+    if info.selector.user != policy_selector(&key).user {
+        return Ok(ObservedPolicy::Alien);
+    }
     let mut templates = vec![];
     let mut known = true;
     for attribute in NlasIterator::new(&payload[nl::XFRM_USER_POLICY_INFO_LEN..]) {
