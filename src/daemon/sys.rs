@@ -274,6 +274,15 @@ pub fn forbid_core_dumps() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Gives freed memory back to the kernel, after something that needed much of it once; nothing where the C library has no such call.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes no pointer and touches only what the allocator itself holds free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Watches a socket for something to read, in the event loop that calls this.
 ///
 /// # Errors

@@ -127,6 +127,9 @@ fn carried_by_routers(cases: &mut Cases, from: Ipv6Addr, to: Ipv6Addr, wrap: &dy
     extension("destination options, cut short", 60, &[200, 1, 4, 0, 0, 0, 0]);
 }
 
+/// How a frame is broken.
+type Edit = fn(&mut Vec<u8>);
+
 /// Frames that a guest sends, or somebody in its place.
 pub(super) fn frames_of_guest() -> Outcome<Vec<Case>> {
     let (guest, correspondent, home_agent) = (address(GUEST)?, address(CORRESPONDENT)?, address(HOME_AGENT)?);
@@ -162,13 +165,13 @@ pub(super) fn frames_of_guest() -> Outcome<Vec<Case>> {
         let payload = udp(&cases, from, to, 0);
         cases.add(name, frame(packet(from, to, UDP, &payload, |_| {})));
     }
-    let broken = |edit: fn(&mut Vec<u8>), cases: &Cases| {
+    let broken = |edit: Edit, cases: &Cases| {
         let payload = udp(cases, guest, correspondent, 40);
         let mut octets = frame(packet(guest, correspondent, UDP, &payload, |_| {}));
         edit(&mut octets);
         octets
     };
-    let edits: [(&str, fn(&mut Vec<u8>)); 7] = [
+    let edits: [(&str, Edit); 7] = [
         ("foreign MAC address", |frame| frame[11] = 0x99),
         ("to another MAC address", |frame| frame[..6].copy_from_slice(&[2, 0, 0, 0, 0, 9])),
         ("to a multicast MAC address", |frame| frame[..6].copy_from_slice(&[0x33, 0x33, 0, 0, 0, 9])),

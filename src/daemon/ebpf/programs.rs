@@ -11,6 +11,7 @@ use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 
 use super::Error;
+use crate::daemon::sys;
 use crate::tunnel::accelerated::{self, COUNTERS_LENGTH, Carried, ENTRY_LENGTH, KEY_LENGTH};
 
 #[cfg(ebpf_programs)]
@@ -59,6 +60,8 @@ impl Programs {
         let slots = u32::try_from(guests.max(32) * 2).unwrap_or(u32::MAX);
         let mut loaded = EbpfLoader::new()
             .map_max_entries("counters", slots)
+            // No structure of the kernel is read: its type information is several megabytes.
+            .btf(None)
             .load(object)
             .map_err(refused("the maps of the eBPF tier"))?;
         for name in names {
@@ -68,6 +71,7 @@ impl Programs {
         let (guests, counters) = (map(&mut loaded, "guests")?, map(&mut loaded, "counters")?);
         let guests = guests.try_into().map_err(refused("the map of guests"))?;
         let counters = counters.try_into().map_err(refused("the map of counters"))?;
+        sys::give_back_memory();
         Ok(Self { loaded, guests, counters, uplinks: BTreeMap::new() })
     }
 

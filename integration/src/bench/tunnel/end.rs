@@ -11,7 +11,7 @@ use kagemusha::vocabulary::{GuestId, MacAddress};
 use serde::{Deserialize, Serialize};
 
 use super::naive::Naive;
-use super::path::{CARE_OF, GUEST, GUEST_LINK, HOME_AGENT, TAP, TUN};
+use super::path::{CARE_OF, GUEST, HOME_AGENT, TAP, TUN};
 use super::variant::Engine;
 use crate::failure::{Outcome, While};
 
@@ -51,7 +51,7 @@ pub(crate) fn main(specification: &str) -> Outcome<ExitCode> {
 }
 
 enum Running {
-    Ours(engine::Engine),
+    Ours(Box<engine::Engine>),
     Naive(Naive),
 }
 
@@ -77,7 +77,7 @@ impl Running {
         };
         let engine = engine.during(|| "the tunnel engine".into())?;
         let engine = if specification.engine == Engine::Ebpf { accelerated(engine, specification)? } else { engine };
-        Ok(Self::Ours(engine))
+        Ok(Self::Ours(Box::new(engine)))
     }
 
     fn description(&self) -> String {
@@ -110,6 +110,7 @@ fn words<'a>(numbers: impl Iterator<Item = (&'a str, u64)>) -> String {
 
 #[cfg(feature = "ebpf")]
 fn accelerated(mut engine: engine::Engine, specification: Specification) -> Outcome<engine::Engine> {
+    use super::path::GUEST_LINK;
     use kagemusha::daemon::ebpf::Ebpf;
     use kagemusha::daemon::engine::accelerator::GuestPort;
 

@@ -44,12 +44,12 @@ impl Load {
     /// Ends it; the first failure of a thread is told.
     pub(super) fn stop(self) -> Outcome {
         self.stop.store(true, Relaxed);
-        let results = self.threads.into_iter().map(|thread| thread.join());
-        let failures = results.filter_map(|result| match result {
-            Ok(result) => result.err(),
-            Err(_) => Some(Failure::new("a thread of the load has panicked")),
-        });
-        failures.fold(Ok(()), |first, next| first.and(Err(next)))
+        // All of them have ended before the first failure is told.
+        let results: Vec<_> = self.threads.into_iter().map(|thread| thread.join()).collect();
+        results.into_iter().try_for_each(|result| match result {
+            Ok(result) => result,
+            Err(_) => Err(Failure::new("a thread of the load has panicked")),
+        })
     }
 }
 

@@ -119,10 +119,10 @@ impl Plan {
             other_rounds: 3,
             others: others.collect(),
             times: Times {
-                warm_up: milliseconds(200),
-                tcp: milliseconds(600),
-                small: milliseconds(400),
-                round_trips: milliseconds(300),
+                warm_up: milliseconds(150),
+                tcp: milliseconds(450),
+                small: milliseconds(300),
+                round_trips: milliseconds(200),
             },
             enough: Duration::from_secs(440),
             shaped: shaped::Plan { time: Duration::from_secs(3), rounds: 3 },
@@ -160,7 +160,7 @@ pub(crate) fn measure(options: &MeasureOptions) -> Outcome<ExitCode> {
         for setting in settings {
             rounds(&paths, setting, plan.other_rounds, &plan.times, &mut report, begin + plan.enough)?;
         }
-        report.counters(&mut paths)?;
+        report.counters(&mut paths, &format!("{mode:?}, {mtu} octets"))?;
     }
     report.shaped = shaped::measure(&variants, kernel_tunnel, &plan.shaped)?;
     report.memory = memory::measure(&variants, &plan.memory)?;

@@ -191,7 +191,7 @@ impl Path {
         let Some(engine) = self.variant.engine() else { return Ok(()) };
         let inner = mtu - self.variant.overhead();
         self.ends_are_routed()?;
-        self.host.ip("link add dev br0 type bridge\nlink set g0 master br0")?;
+        self.host.ip(&format!("link add dev br0 type bridge\nlink set {GUEST_LINK} master br0"))?;
         self.host.sysctl("conf/br0/disable_ipv6", "1")?;
         self.host.ip("link set br0 up")?;
         if self.variant == Variant::Naive {

@@ -54,14 +54,14 @@ impl Report {
         })
     }
 
-    /// Asks every end what it has counted.
-    pub(super) fn counters(&mut self, paths: &mut [Path]) -> Outcome {
+    /// Asks every end what it has counted `under` some circumstances.
+    pub(super) fn counters(&mut self, paths: &mut [Path], under: &str) -> Outcome {
         for path in paths {
             let variant = path.variant.name();
             for (place, end) in ["host", "home agent"].into_iter().zip(&mut path.ends) {
                 let counted = end.counters()?;
                 if !counted.is_empty() {
-                    self.counters.push(format!("{variant} at the {place}: {counted}"));
+                    self.counters.push(format!("{under}: {variant} at the {place}: {counted}"));
                 }
             }
         }
