@@ -5,9 +5,11 @@
 //! Rules send TCP and UDP that come in by the TUN to a table with nothing but the encapsulating routes; what has the outer header, of
 //! protocol 41, falls through them to the host's own routes.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Ipv6Addr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
@@ -17,11 +19,15 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use super::keeper::Wanted;
+use crate::daemon::clock;
 use crate::daemon::netlink::query::Query;
-use crate::daemon::tap::{self, Device};
+use crate::daemon::tap::{self, Device, VNET_HEADER_LENGTH};
 use crate::tunnel::{Offload, vnet};
 use crate::wire::numbers::protocol;
+use crate::wire::{ipv6, tunnel};
 
 /// Name of the TUN.
 pub const LINK: &str = "kage-super";
@@ -33,8 +39,11 @@ const TABLE: u32 = 0x4b50;
 const PROTOCOL: u8 = 0x4c;
 /// `SEG6_IPTUN_MODE_ENCAP_RED` of `linux/seg6_iptunnel.h`.
 const ENCAP_RED: u32 = 3;
-/// For trying: the discard-only prefix (RFC 6666 §2).
-const DISCARD: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
+/// For trying: an inner destination and the other end of a tunnel in the discard-only prefix (RFC 6666 §2).
+const TRIAL: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
+const TRIAL_END: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 2);
+/// How long the kernel may take for the trial.
+const TRIAL_TIME: Duration = Duration::from_millis(200);
 
 /// The keeper's side: routes and rules.
 #[derive(Debug)]
@@ -66,9 +75,9 @@ impl SuperPackets {
         for number in [protocol::TCP, protocol::UDP] {
             query.put(RouteNetlinkMessage::NewRule(rule(number)))?;
         }
-        let trial = route((DISCARD, 128), DISCARD, DISCARD, index);
-        query.put(RouteNetlinkMessage::NewRoute(trial.clone()))?;
-        query.remove(RouteNetlinkMessage::DelRoute(trial))?;
+        let tried = try_out(&mut query, &device, index);
+        remove_trial(&mut query, index);
+        tried?;
         Ok(Self { device, routes: Vec::new() })
     }
 
@@ -183,6 +192,48 @@ fn route((to, length): (Ipv6Addr, u8), source: Ipv6Addr, segment: Ipv6Addr, inte
     message
 }
 
+/// Sends a packet through, out of the same TUN again: the kernel may know the routes, and a firewall may still drop what is forwarded.
+fn try_out(query: &mut Query, device: &Device, index: u32) -> io::Result<()> {
+    query.put(RouteNetlinkMessage::NewRoute(route((TRIAL, 128), TRIAL, TRIAL_END, index)))?;
+    query.put(RouteNetlinkMessage::NewRoute(plain(TRIAL_END, index)))?;
+    query.put(RouteNetlinkMessage::NewRule(rule(protocol::IPV6)))?;
+    let inner = ipv6::Header::new(TRIAL_END, TRIAL, protocol::UDP).emit(&[0, 9, 0, 9, 0, 8, 0, 1]);
+    device.write_parts(&[IoSlice::new(&vnet::header(None, 0)), IoSlice::new(&inner)])?;
+    let mut octets = [0; 256];
+    let until = clock::now() + TRIAL_TIME;
+    while let Ok(left @ 1..) = u16::try_from(until.saturating_duration_since(clock::now()).as_millis()) {
+        let mut source = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut source, PollTimeout::from(left)).is_ok_and(|ready| ready > 0) {
+            let length = device.read_parts(&mut [IoSliceMut::new(&mut octets)])?;
+            let packet = octets.get(VNET_HEADER_LENGTH..length).unwrap_or_default();
+            if let Ok(Some(found)) = tunnel::parse(packet)
+                && found.outer.destination == TRIAL_END
+                && packet.get(found.inner) == Some(inner.as_slice())
+            {
+                return Ok(());
+            }
+        }
+    }
+    let reason = "the kernel has not forwarded a packet that it was to encapsulate (a firewall may have dropped it)";
+    Err(io::Error::new(io::ErrorKind::Unsupported, reason))
+}
+
+fn remove_trial(query: &mut Query, index: u32) {
+    // What was not made cannot be removed.
+    let _ = query.remove(RouteNetlinkMessage::DelRule(rule(protocol::IPV6)));
+    let _ = query.remove(RouteNetlinkMessage::DelRoute(plain(TRIAL_END, index)));
+    let _ = query.remove(RouteNetlinkMessage::DelRoute(route((TRIAL, 128), TRIAL, TRIAL_END, index)));
+}
+
+/// A route that encapsulates nothing.
+fn plain(to: Ipv6Addr, interface: u32) -> RouteMessage {
+    let mut message = route((to, 128), to, to, interface);
+    message
+        .attributes
+        .retain(|attribute| !matches!(attribute, RouteAttribute::EncapType(_) | RouteAttribute::Encap(_)));
+    message
+}
+
 fn rule(number: u8) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = AddressFamily::Inet6;
@@ -199,7 +250,7 @@ fn rule(number: u8) -> RuleMessage {
 
 /// Rules and routes of an earlier run that was killed.
 fn remove_leftovers(query: &mut Query) {
-    for number in [protocol::TCP, protocol::UDP] {
+    for number in [protocol::TCP, protocol::UDP, protocol::IPV6] {
         while query.remove(RouteNetlinkMessage::DelRule(rule(number))).is_ok() {}
     }
     for (to, length) in query.routes_of_table(TABLE).unwrap_or_default() {
