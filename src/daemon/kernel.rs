@@ -13,7 +13,7 @@ use super::roster::Roster;
 use super::sequences::Ledger;
 use super::{Error, clock, floor, tunnel6_loaded};
 use crate::ipsec::{AssociationKey, ReplayState, SecurityAssociation};
-use crate::kernel_state::{self, Bindings, Configuration, KernelState, Site};
+use crate::kernel_state::{self, Bindings, Configuration, KernelState, Site, Step};
 use crate::policy::Role;
 use crate::vocabulary::{Generation, GuestId};
 
@@ -171,6 +171,15 @@ impl Kernel {
         let guests = asked.iter().filter_map(|(id, _)| position(id)).collect();
         match self.bring(&wanted, &site, &guests).await {
             Ok(report) => {
+                // An SA that was made again stands where the reserve ends: numbers beyond it must be on disk before a packet has one.
+                if report.steps.iter().any(Step::makes_association)
+                    && let Err(error) = self.try_reserve()
+                {
+                    tracing::error!(
+                        "cannot reserve ESP sequence numbers: {error}; nothing is sent that depends on them"
+                    );
+                    return Secured { failed: asked, applied: None, complete: false, repaired: Vec::new() };
+                }
                 let mut repaired = Vec::new();
                 if asked.is_empty() && self.in_force {
                     for step in &report.steps {
@@ -316,12 +325,16 @@ impl Kernel {
 
     /// Keeps the reserve of sequence numbers ahead of use. What goes wrong is in the log: the reserve is large, and the next try is soon.
     pub fn reserve(&mut self) {
-        let reserved = self.reconciler.replay_states().map_err(Error::from);
-        let now = clock::wall_clock();
-        if let Err(error) = reserved.and_then(|observed| Ok(self.ledger.reserve(&observed, now, false)?)) {
+        if let Err(error) = self.try_reserve() {
             tracing::error!("cannot reserve ESP sequence numbers: {error}");
         }
+    }
+
+    fn try_reserve(&mut self) -> Result<(), Error> {
+        let observed = self.reconciler.replay_states()?;
+        let reserved = self.ledger.reserve(&observed, clock::wall_clock(), false);
         self.set_starts();
+        Ok(reserved?)
     }
 
     /// The sequence numbers of binding updates.

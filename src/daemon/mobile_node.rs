@@ -156,7 +156,9 @@ impl Runner {
         let networks: Vec<_> = ports.iter().map(|port| network(&roster, port)).collect();
         let opened = MobilitySocket::open()
             .map_err(|source| Error::socket("a raw socket for mobility headers", source))
-            .and_then(|socket| Ok((socket, packet_path(&roster, &ports, &networks, reports, source.settings.accelerate)?)));
+            .and_then(|socket| {
+                Ok((socket, packet_path(&roster, &ports, &networks, reports, source.settings.accelerate)?))
+            });
         let (socket, path) = match opened {
             Ok(opened) => opened,
             Err(error) => return Err((kernel, ports, error)),

@@ -10,12 +10,12 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod control_socket;
-pub mod floor;
-pub mod handover;
-pub mod herald;
 #[cfg(feature = "ebpf")]
 pub mod ebpf;
 pub mod engine;
+pub mod floor;
+pub mod handover;
+pub mod herald;
 pub mod home_agent;
 pub mod instance;
 pub mod kernel;

@@ -71,6 +71,16 @@ pub struct Migration {
     pub to: (Ipv6Addr, Ipv6Addr),
 }
 
+impl Step {
+    /// Whether an ESP SA comes of it that was not there before.
+    pub fn makes_association(&self) -> bool {
+        match self {
+            Self::AddAssociation(sa) | Self::ReplaceAssociation(sa) => sa.transform.esp().is_some(),
+            _ => false,
+        }
+    }
+}
+
 /// Steps in the order in which they have to be taken.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {

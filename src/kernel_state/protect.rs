@@ -192,10 +192,7 @@ fn home_agent_failsafe(state: &mut KernelState, home_agent: Ipv6Addr, guest: &Gu
             block(state, Direction::In, selector(host, agent, to_home_agent));
             block(state, Direction::Out, selector(agent, host, to_guest));
         }
-        Class::HomeRegistration
-        | Class::ReturnRoutability
-        | Class::TunnelMobilityHeaders
-        | Class::TunnelPayload => {}
+        Class::HomeRegistration | Class::ReturnRoutability | Class::TunnelMobilityHeaders | Class::TunnelPayload => {}
     }
 }
 

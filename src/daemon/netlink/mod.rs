@@ -8,8 +8,8 @@ pub mod xfrm;
 mod xfrm_codec;
 mod xfrm_holder;
 pub mod xfrm_monitor;
-mod xfrm_replay;
 mod xfrm_names;
+mod xfrm_replay;
 mod xfrm_socket;
 
 pub use xfrm_codec::{Expiry, parse_expiry};
