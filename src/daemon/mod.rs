@@ -9,6 +9,7 @@ pub mod check;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod esp_tunnel;
 pub mod home_agent;
 pub mod instance;
 pub mod kernel;
@@ -54,6 +55,9 @@ pub enum Error {
     /// A port of the policy.
     #[error(transparent)]
     Port(#[from] ports::Error),
+    /// A class of protection.
+    #[error(transparent)]
+    NotCarried(#[from] esp_tunnel::NotCarried),
     /// Sequence numbers and their store.
     #[error(transparent)]
     Sequences(#[from] sequences::Error),
@@ -124,6 +128,7 @@ pub fn start(role: Role, policy: Policy, config: &Config) -> ExitCode {
 }
 
 fn run(role: Role, policy: Policy, config: &Config) -> Result<(), Error> {
+    esp_tunnel::must_be_carried(&policy)?;
     // One thread: the packet path has its own, and nothing here waits long.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
