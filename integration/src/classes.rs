@@ -19,11 +19,14 @@ use socket2::{Domain, MsgHdr, Protocol, Socket, Type};
 use crate::capture::Observer;
 use crate::craft;
 use crate::dissect::Packet;
+use crate::expect::{FIRST_REGISTRATION, protected_registration};
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::node::Node;
 use crate::scenario::Lab;
+use crate::topology::cast::CORRESPONDENT;
 use crate::topology::cast::{CARE_OF, CARE_OF_AFTER_MOVE, FAR, GUEST, HOME_AGENT};
 use crate::topology::{FOREIGN, FOREIGN2, TRANSIT};
+use crate::umip;
 
 /// Long enough for a packet through four kernels that share a slow processor.
 const ARRIVES: Duration = Duration::from_secs(3);
@@ -49,8 +52,8 @@ pub(crate) struct Bench<'lab> {
     cookie: Cell<u64>,
 }
 
-/// SPI of an association of [`Bench`].
-fn spi(class: Class, toward: Toward) -> u32 {
+/// SPI of an association of these policies.
+pub(crate) fn spi(class: Class, toward: Toward) -> u32 {
     let index = Class::ALL.iter().position(|one| *one == class).unwrap_or_default();
     0x1000 + 2 * u32::try_from(index).unwrap_or_default() + u32::from(toward == Toward::Guest)
 }
@@ -535,4 +538,35 @@ fn damaged_forms(frame: &[u8]) -> Vec<Vec<u8>> {
         out.push(altered);
     }
     out
+}
+
+/// Our daemon on the host registers under `registration`, and umip's home agent has what `kagemusha policy export` wrote for it.
+pub(crate) fn with_umip<'lab>(
+    lab: &'lab Lab,
+    classes: &[Class],
+    registration: Class,
+) -> Outcome<(crate::process::Daemon<'lab>, umip::Umip<'lab>)> {
+    let mut foreign = lab.watch(FOREIGN)?;
+    let text = policy_text(classes, Role::MobileNode, "");
+    let file = lab.policy("host.toml", &text)?;
+    let peer = umip::start_home_agent_from_export(lab, &file)?;
+    let mobile_node = lab.start_mobile_node(&lab.net.host, &text)?;
+    lab.step(&format!("registration under {registration}"));
+    let spis = (spi(registration, Toward::HomeAgent), spi(registration, Toward::Guest));
+    protected_registration(&mut foreign, CARE_OF, GUEST, spis, FIRST_REGISTRATION * 2)?;
+    lab.wait_for_router(&lab.net.guest)?;
+    lab.ping(&lab.net.guest, CORRESPONDENT)?;
+    lab.ping(&lab.net.cn, GUEST)?;
+    Ok((mobile_node, peer))
+}
+
+/// A mobile prefix solicitation of the guest's home address (RFC 6275 §6.7), as a program on the host sends it.
+pub(crate) fn solicit_prefixes(host: &Node) -> Outcome {
+    host.run(|| -> Outcome {
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(i32::from(ICMPV6))))?;
+        socket.bind(&SocketAddrV6::new(GUEST, 0, 0, 0).into())?;
+        socket.send_to(&[146, 0, 0, 0, 0x4b, 0x61, 0, 0], &SocketAddrV6::new(HOME_AGENT, 0, 0, 0).into())?;
+        Ok(())
+    })?
+    .during(|| "a mobile prefix solicitation".into())
 }

@@ -106,6 +106,12 @@ mod tampering_repaired;
 mod the_lab_itself;
 #[path = "../scenarios/two-guests-one-host/scenario.rs"]
 mod two_guests_one_host;
+#[path = "../scenarios/umip-class-home-registration/scenario.rs"]
+mod umip_class_home_registration;
+#[path = "../scenarios/umip-class-mobile-prefix-discovery/scenario.rs"]
+mod umip_class_mobile_prefix_discovery;
+#[path = "../scenarios/umip-class-mobility-headers/scenario.rs"]
+mod umip_class_mobility_headers;
 #[path = "../scenarios/umip-home-agent/scenario.rs"]
 mod umip_home_agent;
 #[path = "../scenarios/umip-home-agent-134/scenario.rs"]
@@ -179,6 +185,9 @@ pub(crate) const ALL: &[&Scenario] = &[
     &umip_home_agent::SCENARIO,
     &umip_home_agent_135::SCENARIO,
     &umip_home_agent_134::SCENARIO,
+    &umip_class_home_registration::SCENARIO,
+    &umip_class_mobility_headers::SCENARIO,
+    &umip_class_mobile_prefix_discovery::SCENARIO,
     &umip_mobile_node::SCENARIO,
     &umip_mobile_node_135::SCENARIO,
     &umip_mobile_node_134::SCENARIO,

@@ -1,13 +1,13 @@
 //! The optional peer: umip's `mip6d`, as home agent and as mobile node, with `radvd` for the router advertisements it needs.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::dissect::icmpv6;
 use crate::expect::SOON;
-use crate::failure::{Failure, Outcome, While};
+use crate::failure::{Failure, Outcome, While, ensure};
 use crate::node::Node;
 use crate::process::{Daemon, wait_until};
 use crate::scenario::Lab;
@@ -68,20 +68,40 @@ impl Radvd<'_> {
 
 /// Starts it as home agent on the home link and waits until it listens.
 pub(crate) fn start_home_agent(lab: &Lab, protection: Protection) -> Outcome<Umip<'_>> {
-    let ha = &lab.net.ha;
     if protection == Protection::Esp {
-        add_associations(lab, ha)?;
+        add_associations(lab, &lab.net.ha)?;
     }
+    home_agent(lab, protection.lines(), protection == Protection::Esp)
+}
+
+/// The same with what `kagemusha policy export` writes for the policy of the host.
+pub(crate) fn start_home_agent_from_export<'lab>(lab: &'lab Lab, policy: &Path) -> Outcome<Umip<'lab>> {
+    let export = |to: &[&str]| -> Outcome<String> {
+        let mut command = Command::new(&lab.kagemusha);
+        command.args(["policy", "export"]).arg(policy).args(to).stdin(std::process::Stdio::null());
+        let output = command.output().during(|| "kagemusha policy export".into())?;
+        ensure(output.status.success(), || String::from_utf8_lossy(&output.stderr).into_owned())?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let script = write(lab, "sa.sh", &export(&["--to", "ip-xfrm", "--with-keys"])?)?;
+    let script = script.display().to_string();
+    lab.net.ha.command("sh", &[&script]).map_err(|_| Failure::new("the exported security associations do not load"))?;
+    home_agent(lab, &export(&["--to", "mip6d"])?, true)
+}
+
+fn home_agent<'lab>(lab: &'lab Lab, protection: &str, protected: bool) -> Outcome<Umip<'lab>> {
+    let ha = &lab.net.ha;
     for scope in ["all", "eth0"] {
         ha.sysctl(&format!("conf/{scope}/proxy_ndp"), "1")?;
     }
     let radvd = start_radvd(lab, ha, HOME_LINK_ADVERTISEMENTS)?;
-    let configuration = format!("NodeConfig HA;\nInterface \"eth0\";\nHaMaxBindingLife 600;\n{}", protection.lines());
+    let configuration = format!("NodeConfig HA;\nInterface \"eth0\";\nHaMaxBindingLife 600;\n{protection}");
     let mut mip6d = start_mip6d(lab, ha, "umip-home-agent", &configuration)?;
     wait_until("umip listens for mobility headers", SOON, || {
         mip6d.must_run()?;
         let listens = ha.read("/proc/thread-self/net/raw6")?.contains(":0087 ");
-        Ok(listens && (protection == Protection::None || ha.command("ip", &["xfrm", "policy"])?.contains("type 6")))
+        let policies = ha.command("ip", &["xfrm", "policy"])?;
+        Ok(listens && (!protected || policies.contains("proto esp reqid")))
     })?;
     // It learns its own home link from an advertisement, and answers with status 132 before.
     lab.watch(HOME)?.must_see("a router advertisement of the home agent", Duration::from_secs(10), |packet| {

@@ -39,6 +39,9 @@ pub enum PolicyCommand {
         /// Whose policy it is; by default the file tells.
         #[arg(long)]
         role: Option<RoleArgument>,
+        /// The side whose kernel is shown; by default the one whose policy it is. The two are mirror images.
+        #[arg(long = "as")]
+        as_role: Option<RoleArgument>,
     },
     /// Write what the administrator of the other side installs.
     Export(exchange::ExportArguments),
@@ -75,8 +78,9 @@ impl PolicyCommand {
             Self::Export(arguments) => return finish(exchange::export(&arguments)),
             Self::Import(arguments) => return finish(exchange::import(&arguments)),
             Self::Diff(arguments) => return differences(exchange::diff(&arguments)),
-            Self::Show { file, role } => {
-                load(&file, role.map(Role::from)).map(|policy| show(&policy)).map_err(Failure::from)
+            Self::Show { file, role, as_role } => {
+                let loaded = load(&file, role.map(Role::from)).map_err(Failure::from);
+                loaded.map(|policy| show_as(&policy, as_role.map_or(policy.role, Role::from)))
             }
         };
         match done {
@@ -248,6 +252,11 @@ fn counted(count: usize, noun: &str) -> String {
 
 /// The policy as a table, keys as fingerprints.
 pub fn show(policy: &Policy) -> String {
+    show_as(policy, policy.role)
+}
+
+/// The same with the security policies as the kernel of `side` has them.
+pub fn show_as(policy: &Policy, side: Role) -> String {
     let mut text = String::new();
     let home_agent = &policy.home_agent;
     let _ = writeln!(text, "policy of a {}", policy.role);
@@ -270,7 +279,7 @@ pub fn show(policy: &Policy) -> String {
         let _ = writeln!(text, "  care-of     {address}");
     }
     for guest in &policy.guests {
-        show_guest(&mut text, policy, guest);
+        show_guest(&mut text, policy, guest, side);
     }
     for warning in &policy.warnings {
         let _ = writeln!(text, "\nwarning: {warning}");
@@ -278,7 +287,7 @@ pub fn show(policy: &Policy) -> String {
     text
 }
 
-fn show_guest(text: &mut String, policy: &Policy, guest: &GuestPolicy) {
+fn show_guest(text: &mut String, policy: &Policy, guest: &GuestPolicy, side: Role) {
     let _ = writeln!(text, "\nguest {}", guest.name);
     let _ = writeln!(text, "  home address  {}", guest.home_address);
     if let Some(attachment) = &guest.attachment {
@@ -293,7 +302,7 @@ fn show_guest(text: &mut String, policy: &Policy, guest: &GuestPolicy) {
         text.push_str("  protection    NONE: binding updates go in the clear\n");
         return;
     }
-    text.push_str("  security policies\n");
+    let _ = writeln!(text, "  security policies of the {side}");
     for (class, reqids) in &guest.protection.classes {
         let (home, agent) = (guest.home_address.to_string(), policy.home_agent.address.to_string());
         for toward in Toward::BOTH {
@@ -304,7 +313,13 @@ fn show_guest(text: &mut String, policy: &Policy, guest: &GuestPolicy) {
             };
             let packets = packets(class.upper_layer(toward));
             let (mode, reqid) = (class.mode().name(), reqids.toward(toward));
-            let _ = writeln!(text, "    {packets:<38} {from} -> {to}  ESP {mode}, reqid {reqid}");
+            let sends = (toward == Toward::HomeAgent) == (side == Role::MobileNode);
+            let direction = match (sends, class.is_tunnel()) {
+                (true, _) => "out",
+                (false, false) => "in",
+                (false, true) => "in, forward",
+            };
+            let _ = writeln!(text, "    {direction:<11}  {packets:<38} {from} -> {to}  ESP {mode}, reqid {reqid}");
         }
     }
     text.push_str("    other mobility headers of this home address: discarded\n");

@@ -13,6 +13,7 @@ pub mod control_socket;
 #[cfg(feature = "ebpf")]
 pub mod ebpf;
 pub mod engine;
+pub mod esp_tunnel;
 pub mod floor;
 pub mod handover;
 pub mod herald;
@@ -66,6 +67,9 @@ pub enum Error {
     /// A port of the policy.
     #[error(transparent)]
     Port(#[from] ports::Error),
+    /// A class of protection.
+    #[error(transparent)]
+    NotCarried(#[from] esp_tunnel::NotCarried),
     /// Sequence numbers and their store.
     #[error(transparent)]
     Sequences(#[from] sequences::Error),
@@ -135,6 +139,7 @@ pub fn start(policy: Policy, source: Source) -> ExitCode {
 
 fn run(policy: Policy, source: Source) -> Result<(), Error> {
     let (role, config) = (source.role, source.settings.clone());
+    esp_tunnel::must_be_carried(&policy)?;
     // One thread: the packet path has its own, and nothing here waits long.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
