@@ -45,7 +45,7 @@ pub(super) struct Samples {
 /// Measures one role.
 pub(super) fn measure(role: Role, guests: usize, rounds: usize) -> Outcome<Samples> {
     let node = Node::new("bench")?;
-    node.ip("link set lo up\nlink add kage-ha type dummy\nlink set kage-ha up\nlink add uplink type dummy\nlink set uplink up")?;
+    node.ip("link set lo up\nlink add kage-ha type dummy\nlink set kage-ha up\naddr add 2001:db8:2000::1/128 dev kage-ha nodad\nlink add uplink type dummy\nlink set uplink up")?;
     let before = resident()?;
     let configuration = configuration(role, guests);
     let configured = resident()?;

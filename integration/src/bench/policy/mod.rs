@@ -18,6 +18,7 @@ use crate::outer;
 
 /// Options of the command.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
+#[group(id = "bench_policy")]
 pub(crate) struct Options {
     /// How many guests.
     #[arg(long, default_value_t = 10_000)]
