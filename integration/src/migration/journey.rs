@@ -126,7 +126,7 @@ fn cancelled(lab: &Lab, sites: &Sites, stage: &Stage<'_>, here: &mut Machine<'_>
     let target = stage.watch(Site::Two)?;
     let mut never = Machine::expect(lab, sites.host(lab, Site::Two), "never", GUEST_MAC, GUEST)?;
     here.migrate_and_cancel(&mut never)?;
-    never.end_anyhow()?;
+    never.end()?;
     lab.ping_until_answered(&lab.net.cn, GUEST, SOON)?;
     must_be_at(stage, Site::One)?;
     target.must_not_see("a registration by the target of a cancelled migration", QUIET, |packet| {

@@ -149,17 +149,9 @@ impl<'lab> Machine<'lab> {
         })
     }
 
-    /// As [`end`](Self::end), for a process that may have ended by itself because its migration was given up.
-    pub(crate) fn end_anyhow(mut self) -> Outcome {
-        // It may have ended already.
-        let _ = self.qmp.command("quit", json!({}));
-        self.process.wait(Duration::from_secs(30))?;
-        self.node.ip(&format!("link del {TAP}"))
-    }
-
-    /// Ends the process and takes its network card away.
+    /// Ends the process, unless it has ended by itself as the target of a migration that was given up, and takes its network card away.
     pub(crate) fn end(mut self) -> Outcome {
-        self.qmp.command("quit", json!({}))?;
+        let _ = self.qmp.command("quit", json!({}));
         self.process.wait(Duration::from_secs(30))?;
         self.node.ip(&format!("link del {TAP}"))
     }

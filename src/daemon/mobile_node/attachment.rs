@@ -65,11 +65,13 @@ impl Runner {
                 self.unreserved.insert(guest);
             }
             Some(Action::Attach) => {
-                if let Some((home_address, lifetime)) =
-                    self.roster.get(guest).map(|guest| (guest.home_address, guest.lifetime))
-                {
-                    self.kernel.raise_to_clock(home_address);
-                    self.engine.start_from(guest, floor::binding_sequence(clock::wall_clock(), lifetime));
+                if let Some(policy) = self.roster.get(guest) {
+                    self.kernel.raise_to_clock(policy.home_address);
+                    // A guest that is always here goes on where it was; one that comes has other hosts' numbers to be beyond.
+                    if policy.attachment.as_ref().is_some_and(|attachment| attachment.attach != AttachMode::Always) {
+                        let clock = floor::binding_sequence(clock::wall_clock(), policy.lifetime);
+                        self.engine.start_from(guest, clock);
+                    }
                 }
                 self.departed.remove(&guest);
                 self.arrivals.entry(guest).or_insert(now);
@@ -171,13 +173,17 @@ impl Runner {
 
     /// A guest leaves for its home link, where no host speaks for it: it is de-registered from here (RFC 6275 §11.7.1: a lifetime of zero).
     pub(super) fn send_home(&mut self, name: &str, now: Instant) -> Result<String, String> {
-        let speaks =
-            self.roster.named(name).filter(|guest| self.attachments.get(guest).is_some_and(|a| a.state().speaks()));
-        let Some(guest) = speaks.filter(|guest| self.leaving.is_none() && !self.removing.contains(guest)) else {
-            // Nothing to de-register, or what it is told otherwise holds here as well.
+        // Also one that was given up, but none that another host has.
+        let left = |state: State| state.speaks() || state == State::Departed;
+        let known = self.roster.named(name).filter(|guest| self.leaving.is_none() && !self.removing.contains(guest));
+        let Some(guest) = known.filter(|guest| self.attachments.get(guest).is_some_and(|one| left(one.state()))) else {
+            // Nothing to de-register, or what a detached guest is told holds here as well.
             return self.command(name, Command::Detach, now);
         };
-        self.engine.deregister(guest, now);
+        if let Some(policy) = self.roster.get(guest) {
+            self.kernel.raise_to_clock(policy.home_address);
+        }
+        self.engine.release(guest, self.care_of_address(), now);
         self.publish(now);
         tracing::info!(guest = name, "by command: goes home, is being de-registered");
         Ok(format!("{name} is being de-registered"))

@@ -128,6 +128,12 @@ impl MobileNode {
         self.with(guest, now, |registration, ctx| registration.deregister(ctx));
     }
 
+    /// As [`deregister`](Self::deregister), also for a guest that this host does not speak for any more, when no other host does either.
+    pub fn release(&mut self, guest: GuestId, care_of: impl Into<Option<Ipv6Addr>>, now: Instant) {
+        let care_of = care_of.into();
+        self.with(guest, now, |registration, ctx| registration.release(care_of, ctx));
+    }
+
     /// Every generation up to this one is in force.
     pub fn applied(&mut self, generation: Generation, now: Instant) {
         self.generations.apply(generation);

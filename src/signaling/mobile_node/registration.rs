@@ -188,6 +188,17 @@ impl Registration {
         }
     }
 
+    /// A guest that was left to its next host is de-registered after all.
+    pub(super) fn release(&mut self, care_of: Option<Ipv6Addr>, ctx: &mut Context<'_>) {
+        match care_of {
+            _ if !matches!(self.state, State::Detached | State::Prepared { .. }) => self.deregister(ctx),
+            None => self.finish(Outcome::NoCareOfAddress, ctx),
+            Some(care_of) => {
+                self.begin_securing(care_of, Purpose::Deregister, None, fresh_securing_backoff(), ctx);
+            }
+        }
+    }
+
     /// The kernel refused `generation`.
     pub(super) fn securing_failed(&mut self, generation: Generation, ctx: &mut Context<'_>) {
         let Some(secured) = self.secured.as_mut().filter(|s| s.generation == generation) else { return };

@@ -110,3 +110,27 @@ fn the_clock_is_where_numbers_begin_unless_ours_are_a_little_ahead() {
         assert_eq!(bench.updates[0].sequence, SequenceNumber(first), "last {last}, clock {clock}");
     }
 }
+
+#[test]
+fn a_guest_that_was_left_to_its_next_host_can_be_deregistered_after_all() {
+    let mut bench = Bench::new(150);
+    bench.attach(here());
+    bench.answer(Status::ACCEPTED, 150);
+    bench.node.detach(GUEST, bench.now);
+    bench.drain();
+    assert_eq!((bench.state(), bench.binding), ("detached", None));
+    let before = bench.updates.len();
+    bench.node.release(GUEST, here(), bench.now);
+    bench.drain();
+    let update = bench.updates.last().unwrap();
+    assert_eq!((bench.state(), bench.updates.len(), update.lifetime), ("deregistering", before + 1, Lifetime::ZERO));
+    assert!(update.sequence.is_newer_than(bench.updates[before - 1].sequence));
+    assert_eq!(bench.binding, None, "nothing is carried meanwhile");
+    bench.answer(Status::ACCEPTED, 0);
+    assert_eq!(bench.state(), "detached");
+
+    let mut bench = Bench::new(150);
+    bench.node.release(GUEST, None, bench.now);
+    bench.drain();
+    assert_eq!((bench.state(), bench.updates.len()), ("detached", 0));
+}
