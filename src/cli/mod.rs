@@ -114,10 +114,11 @@ fn run(arguments: RunArguments, role: daemon::Role) -> ExitCode {
         Ok(policy) => policy,
         Err(error) => return policy::tell_policy_error(&error),
     };
+    let loaded = config.clone();
     if let Some(accelerate) = arguments.accelerate {
         config.accelerate = accelerate;
     }
-    daemon::start(policy, Source { role, policy: ipsec, config: arguments.config, settings: config })
+    daemon::start(policy, Source { role, policy: ipsec, config: arguments.config, loaded, settings: config })
 }
 
 fn bad_input(message: &str) -> ExitCode {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::config::Config;
-use super::{config, keys};
+use super::{config, esp_tunnel, keys};
 use crate::policy::{Policy, Role};
 
 /// The files of a daemon.
@@ -15,7 +15,9 @@ pub struct Source {
     pub policy: PathBuf,
     /// The settings file.
     pub config: Option<PathBuf>,
-    /// The settings in force.
+    /// What the settings file said at the start.
+    pub loaded: Config,
+    /// The settings in force: those of the file, and stronger ones of the command line.
     pub settings: Config,
 }
 
@@ -28,6 +30,9 @@ pub enum Error {
     /// The settings.
     #[error("{0}")]
     Settings(#[from] config::Error),
+    /// A class of protection that is not carried.
+    #[error(transparent)]
+    NotCarried(#[from] esp_tunnel::NotCarried),
     /// Other settings.
     #[error("settings cannot change while the daemon runs: restart it, or put {0} back as it was")]
     NeedsRestart(PathBuf),
@@ -40,11 +45,13 @@ impl Source {
     /// One of them is not valid, or the settings are others.
     pub fn read(&self) -> Result<Policy, Error> {
         if let Some(file) = &self.config
-            && Config::load(file)? != self.settings
+            && Config::load(file)? != self.loaded
         {
             return Err(Error::NeedsRestart(file.clone()));
         }
-        Ok(keys::load_policy(self.role, &self.policy)?)
+        let policy = keys::load_policy(self.role, &self.policy)?;
+        esp_tunnel::must_be_carried(&policy)?;
+        Ok(policy)
     }
 }
 
@@ -62,6 +69,7 @@ mod tests {
             role: Role::MobileNode,
             policy: policy.clone(),
             config: Some(config.clone()),
+            loaded: Config::load(&config).unwrap(),
             settings: Config::load(&config).unwrap(),
         };
         assert!(source.read().is_ok());
