@@ -121,8 +121,9 @@ fn take(state: &mut KernelState, step: &Step) {
             assert!(state.associations.remove(key).is_some() || state.foreign_associations.remove(key), "{step}");
         }
         Step::Migrate(m) => {
-            let policy = state.policies.get_mut(&m.policy).unwrap_or_else(|| panic!("ENOENT: {step}"));
-            let [template] = &mut policy.templates[..] else { panic!("ENODATA: {step}") };
+            assert!(state.policies.contains_key(&m.policy), "ENOENT: {step}");
+            let template = state.policies.get_mut(&m.policy).and_then(|policy| policy.templates.first_mut());
+            let Some(template) = template else { unreachable!("ENODATA: {step}") };
             assert_eq!(
                 (template.source, template.destination, template.reqid),
                 (m.from.0, m.from.1, m.reqid),

@@ -182,8 +182,9 @@ fn take(state: &mut KernelState, step: &Step) {
             assert!(state.associations.insert(to.key, to.clone()).is_none(), "EEXIST: {step}");
         }
         Step::Migrate(m) => {
-            let Some(policy) = state.policies.get_mut(&m.policy) else { panic!("ENOENT: {step}") };
-            let [template] = &mut policy.templates[..] else { panic!("ENODATA: {step}") };
+            assert!(state.policies.contains_key(&m.policy), "ENOENT: {step}");
+            let template = state.policies.get_mut(&m.policy).and_then(|policy| policy.templates.first_mut());
+            let Some(template) = template else { unreachable!("ENODATA: {step}") };
             assert_eq!((template.source, template.destination), m.from, "ENODATA: {step}");
             (template.source, template.destination) = m.to;
             let served =
