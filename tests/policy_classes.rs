@@ -21,13 +21,13 @@ const HOME_AGENT: Ipv6Addr = address(0x2000, 1);
 const CORRESPONDENT: Ipv6Addr = address(0x5000, 2);
 
 fn home_address(guest: usize) -> Ipv6Addr {
-    address(0x2000, 0x10 + u16::try_from(guest).unwrap())
+    address(0x2000, 0x10 + guest as u16)
 }
 
 fn guest(index: usize, classes: &[Class], hosts: u32) -> Guest {
     let mut protection = Protection::NONE;
     for class in classes {
-        let number = u32::try_from(index * 100 + 10 * Class::ALL.iter().position(|one| one == class).unwrap()).unwrap();
+        let number = (index * 100 + 10 * Class::ALL.iter().take_while(|one| *one != class).count()) as u32;
         let reqids = Reqids { to_home_agent: number + 1, to_guest: number + 2 };
         protection.classes.insert(*class, reqids);
         for toward in Toward::BOTH {
@@ -36,7 +36,7 @@ fn guest(index: usize, classes: &[Class], hosts: u32) -> Guest {
                     Toward::HomeAgent => (home_address(index), HOME_AGENT, 1000 + number + host),
                     Toward::Guest => (HOME_AGENT, home_address(index), 5000 + number),
                 };
-                let octet = u8::try_from(spi % 251).unwrap();
+                let octet = (spi % 251) as u8;
                 protection.associations.push(SecurityAssociation {
                     key: AssociationKey { source, destination, protocol: 50, spi },
                     transform: Transform::Esp(Esp {
@@ -182,8 +182,9 @@ fn take(state: &mut KernelState, step: &Step) {
             assert!(state.associations.insert(to.key, to.clone()).is_none(), "EEXIST: {step}");
         }
         Step::Migrate(m) => {
-            let Some(policy) = state.policies.get_mut(&m.policy) else { panic!("ENOENT: {step}") };
-            let [template] = &mut policy.templates[..] else { panic!("ENODATA: {step}") };
+            assert!(state.policies.contains_key(&m.policy), "ENOENT: {step}");
+            let template = state.policies.get_mut(&m.policy).and_then(|policy| policy.templates.first_mut());
+            let Some(template) = template else { unreachable!("ENODATA: {step}") };
             assert_eq!((template.source, template.destination), m.from, "ENODATA: {step}");
             (template.source, template.destination) = m.to;
             let served =

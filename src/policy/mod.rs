@@ -1,7 +1,7 @@
 //! The policy file: TOML schema, resolution and validation into a [`Policy`].
 //!
-//! What it can say of IPsec is what RFC 3776 §3.1 needs with manual keys: ESP in transport mode for binding updates and acknowledgements, an SA
-//! for each direction, algorithms of RFC 8221 §5 and §6.
+//! What it can say of IPsec is what RFC 3776 §3 needs with manual keys: classes of traffic in ESP, each with two reqids and an SA for each
+//! direction, in transport or tunnel mode as the class says; algorithms of RFC 8221 §5 and §6.
 //!
 //! A file goes through three steps: [`toml`] and serde read it into the schema (every value with its place), the resolver judges
 //! each value and the whole, and reads the keys through a [`KeySource`]. What is wrong comes back as one [`Report`] of many

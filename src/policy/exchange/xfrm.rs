@@ -141,6 +141,7 @@ struct State {
     mode: Option<Mode>,
     window: u32,
     extended: bool,
+    lifetime: AssociationLifetime,
     encryption: Option<(Encryption, SecretKey)>,
     integrity: Option<(Integrity, SecretKey)>,
     wrong: bool,
@@ -159,6 +160,7 @@ impl State {
             mode: None,
             window: 0,
             extended: false,
+            lifetime: AssociationLifetime::default(),
             encryption: None,
             integrity: None,
             wrong: false,
@@ -177,6 +179,22 @@ impl State {
                 "replay-window" => self.window = rest.next().and_then(number).unwrap_or(0),
                 "replay_window" => self.window = rest.next().map(comma).and_then(|word| number(&word)).unwrap_or(0),
                 "seq" | "replay-seq" | "replay-oseq" => drop(rest.next()),
+                // As in a dump: `limit: soft (INF)(bytes), hard 1000(bytes)` and `expire add: soft 0(sec), hard 60(sec)`.
+                "limit:" | "add:" => {
+                    while let (Some(kind), Some(value)) = (rest.next(), rest.next()) {
+                        self.limit(kind.text, unit(value), long_number(value));
+                    }
+                }
+                "expire" => {}
+                "use:" => return,
+                // As in a command: `limit packet-hard 1000`.
+                "limit" => {
+                    if let (Some(kind), Some(value)) = (rest.next(), rest.next())
+                        && let Some((unit, kind)) = kind.text.split_once('-')
+                    {
+                        self.limit(kind, unit, long_number(value));
+                    }
+                }
                 "flag" => {
                     while let Some(flag) = rest.next_if(|word| !KEYED.contains(&word.text) && word.text != "sel") {
                         self.extended |= flag.text == "esn";
@@ -194,6 +212,21 @@ impl State {
                     return;
                 }
             }
+        }
+    }
+
+    fn limit(&mut self, kind: &str, unit: &str, limit: Option<u64>) {
+        let limits = match kind {
+            "soft" => &mut self.lifetime.soft,
+            "hard" => &mut self.lifetime.hard,
+            _ => return,
+        };
+        // No seconds are no limit.
+        match unit {
+            "byte" | "bytes" => limits.bytes = limit,
+            "packet" | "packets" => limits.packets = limit,
+            "time" | "sec" => limits.seconds = limit.filter(|seconds| *seconds > 0),
+            _ => {}
         }
     }
 
@@ -248,6 +281,17 @@ impl State {
 fn number(word: &Token<'_>) -> Option<u32> {
     let text = word.text.split('(').next().unwrap_or(word.text);
     Token { text, ..word.clone() }.number()
+}
+
+/// The number of a limit, as in `1000(bytes),` and `1000`; none for `(INF)(bytes)`.
+fn long_number(word: &Token<'_>) -> Option<u64> {
+    word.text.split('(').next().and_then(|digits| digits.parse().ok())
+}
+
+/// The unit of a limit, as in `1000(bytes),` and `(INF)(packets)`.
+fn unit<'a>(word: &Token<'a>) -> &'a str {
+    let last = word.text.rsplit('(').next().unwrap_or_default();
+    last.trim_end_matches([',', ')'])
 }
 
 fn comma<'a>(word: &Token<'a>) -> Token<'a> {
@@ -323,7 +367,7 @@ fn finish(problems: &mut Problems, side: &mut Side, state: Option<State>) {
         integrity,
         replay_window,
         extended_sequence_numbers: state.extended,
-        lifetime: AssociationLifetime::default(),
+        lifetime: state.lifetime,
     });
     side.associations.push(Found {
         association: SecurityAssociation { key, transform },
@@ -331,4 +375,35 @@ fn finish(problems: &mut Problems, side: &mut Side, state: Option<State>) {
         host: None,
         place: Some(problems.place(&state.span)),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipsec::Limits;
+
+    #[test]
+    fn lifetimes_of_dumps_and_commands() {
+        let keys = "enc cbc(aes) 0x000102030405060708090a0b0c0d0e0f auth-trunc hmac(sha1) \
+                    0x000102030405060708090a0b0c0d0e0f10111213 96";
+        let dump = format!(
+            "src 2001:db8::10 dst 2001:db8::1\n\tproto esp spi 0x3e8 reqid 1 mode transport\n\t{}\n\t{}\n\
+             \tlifetime config:\n\t  limit: soft 1000(bytes), hard (INF)(bytes)\n\t  limit: soft (INF)(packets), hard 7(packets)\n\
+             \t  expire add: soft 0(sec), hard 60(sec)\n\t  expire use: soft 0(sec), hard 0(sec)\n\
+             \tlifetime current:\n\t  5(bytes), 6(packets)\n",
+            keys.split(" auth").next().unwrap(),
+            keys.split("0f ").nth(1).unwrap(),
+        );
+        let command = format!(
+            "xfrm state add src 2001:db8::10 dst 2001:db8::1 proto esp spi 0x3e8 reqid 1 mode transport \
+             limit byte-soft 1000 limit packet-hard 7 limit time-hard 60 {keys}\n"
+        );
+        for text in [dump, command] {
+            let side = parse("states", &text).unwrap_or_else(|report| panic!("{report}"));
+            let esp = side.associations[0].esp().unwrap();
+            let soft = Limits { bytes: Some(1000), packets: None, seconds: None };
+            let hard = Limits { bytes: None, packets: Some(7), seconds: Some(60) };
+            assert_eq!(esp.lifetime, AssociationLifetime { soft, hard }, "{text}");
+        }
+    }
 }
