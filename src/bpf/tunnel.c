@@ -214,6 +214,9 @@ INLINE int into_tunnel(struct __sk_buff *skb, __u32 link, int of_guest)
 	const struct packet *inner = (const void *)(data + link);
 	if ((const void *)(inner + 1) > end || skb->vlan_present || inner->first[0] >> 4 != 6)
 		return leave(0, MALFORMED);
+	// What the frame says it is; `protocol` alone would be what the sender's socket says.
+	if (link && (data[12] != 0x86 || data[13] != 0xdd))
+		return leave(0, MALFORMED);
 	struct home_address home = { {
 		of_guest ? inner->source[0] : inner->destination[0],
 		of_guest ? inner->source[1] : inner->destination[1],

@@ -59,7 +59,8 @@ fn packet(from: Ipv6Addr, to: Ipv6Addr, next: u8, payload: &[u8], shape: impl Fn
     header.emit(payload)
 }
 
-/// An upper-layer packet with a right checksum, `length` octets of data at least.
+/// An upper-layer packet with a right checksum, `length` octets of data at least. Each is a flow of its own: what follows one
+/// another in a flow may be joined.
 fn upper(from: Ipv6Addr, to: Ipv6Addr, protocol: u8, mark: &[u8], length: usize) -> Vec<u8> {
     let mut octets = match protocol {
         TCP => vec![0x30, 0x39, 0, 80, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0],
@@ -67,6 +68,10 @@ fn upper(from: Ipv6Addr, to: Ipv6Addr, protocol: u8, mark: &[u8], length: usize)
         _ => vec![128, 0, 0, 0, 0, 7, 0, 1],
     };
     let header = octets.len();
+    if let (true, Some(number)) = (protocol != ICMPV6, mark.last_chunk::<2>()) {
+        octets[..2].copy_from_slice(number);
+        octets[0] |= 0x40;
+    }
     octets.extend(mark);
     octets.resize(octets.len().max(header + length), 0x2e);
     if protocol == UDP {
