@@ -90,6 +90,7 @@ fn automatic_route(address: Ipv6Addr) -> Route {
 }
 
 /// Takes one step, with the kernel's own habits; panics where the kernel would refuse.
+#[allow(clippy::panic, reason = "that is how the model refuses")]
 fn take(state: &mut KernelState, step: &Step) {
     match step {
         Step::AddPolicy(p) => {
