@@ -272,7 +272,7 @@ impl Reconciler {
     /// Takes steps in their order, many of them together.
     async fn take(&mut self, steps: Vec<Step>, report: &mut Report) -> Result<(), Error> {
         let mut results = Vec::with_capacity(steps.len());
-        for run in steps.chunk_by(|one, next| together(one, next)) {
+        for run in steps.chunk_by(together) {
             run.iter().for_each(|step| tracing::debug!(%step, "kernel state"));
             if is_ipsec(run.first()) {
                 results.extend(self.ipsec(run)?);

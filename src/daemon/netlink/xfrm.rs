@@ -104,8 +104,8 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub fn read(&mut self, named: &[&KernelState]) -> Result<KernelState, Error> {
-        let associations = names::associations(named).into_iter().map(|key| codec::get_association(key));
-        let policies = names::policies(named).into_iter().map(|key| names::get_policy(key));
+        let associations = names::associations(named).into_iter().map(codec::get_association);
+        let policies = names::policies(named).into_iter().map(names::get_policy);
         let requests = associations.chain(policies).map(|message| (message, 0)).collect();
         let mut state = KernelState::default();
         let refusals = self.socket.exchange(requests, |_, kind, payload| match kind {

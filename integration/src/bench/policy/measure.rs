@@ -22,7 +22,7 @@ pub(super) const ROLES: [Role; 2] = [Role::HomeAgent, Role::MobileNode];
 /// Changes of single guests in a round.
 const CHANGES: usize = 20;
 /// Dumps and reconciliations without anything to do in a round.
-const LOOKS: usize = 3;
+const LOOKS: usize = 2;
 
 /// Milliseconds of each sample, and kilobytes.
 #[derive(Debug, Default, Serialize)]
