@@ -136,17 +136,24 @@ impl<'lab> Machine<'lab> {
     /// Begins a migration, cancels it, and waits until the guest runs here again.
     pub(crate) fn migrate_and_cancel(&mut self, target: &mut Machine<'_>) -> Outcome {
         let uri = format!("unix:{}-cancelled.socket", self.name);
-        let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+        let capabilities = json!({ "capabilities": [
+            { "capability": "events", "state": true },
+            { "capability": "postcopy-ram", "state": false },
+        ]});
         for side in [&mut self.qmp, &mut target.qmp] {
-            side.command("migrate-set-capabilities", events.clone())?;
+            side.command("migrate-set-capabilities", capabilities.clone())?;
         }
+        // So slow that it cannot be done before it is cancelled.
+        self.qmp.command("migrate-set-parameters", json!({ "max-bandwidth": 1 << 20 }))?;
         target.qmp.command("migrate-incoming", json!({ "uri": uri }))?;
         self.qmp.command("migrate", json!({ "uri": uri }))?;
         self.qmp.wait_for("MIGRATION active", MIGRATION, |event| status(event, "active"))?;
         self.qmp.command("migrate_cancel", json!({}))?;
         self.qmp.wait_for("MIGRATION cancelled", MIGRATION, |event| {
             (event.migration_status() == Some("cancelled")).then_some(Ok(()))
-        })
+        })?;
+        // QEMU's default.
+        self.qmp.command("migrate-set-parameters", json!({ "max-bandwidth": 128 << 20 })).map(|_| ())
     }
 
     /// Ends the process, unless it has ended by itself as the target of a migration that was given up, and takes its network card away.
