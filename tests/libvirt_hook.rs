@@ -1,4 +1,5 @@
 //! The hook for libvirt: what it says to kagemusha, in the order in which libvirt calls it; and that it never stands in a domain's way.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -120,7 +120,7 @@ impl Lab {
         let mut command = Command::new(&self.kagemusha);
         command.arg("home-agent").arg("--ipsec").arg(file);
         let mut daemon = Daemon::start(&self.net.ha, "home-agent", &self.directory, command)?;
-        wait_until("the home agent listens for mobility headers", SOON, || {
+        wait_until("the home agent listens for mobility headers", expect::FIRST_REGISTRATION, || {
             daemon.must_run()?;
             // Local port of a raw socket is its protocol number; 0x87 is the mobility header.
             Ok(self.net.ha.read("/proc/thread-self/net/raw6")?.contains(":0087 "))

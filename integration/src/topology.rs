@@ -142,7 +142,7 @@ impl Topology {
 
     fn lay_cables(&self, cables: &[(&Node, &str, Option<Link>)]) -> Outcome {
         let mut batch = String::new();
-        for (node, interface, link) in cables.iter().copied() {
+        for &(node, interface, link) in cables {
             let (port, namespace) = (port(node, interface), node.namespace_path());
             let _ = writeln!(batch, "link add {port} type veth peer name {interface} netns {}", namespace.display());
             let _ = match link {
@@ -151,7 +151,7 @@ impl Topology {
             };
         }
         self.wires.ip(&batch)?;
-        for (node, interface, _) in cables.iter().copied() {
+        for &(node, interface, _) in cables {
             let (name, at) = (interface.to_owned(), || format!("{} {interface}", node.name()));
             node.run(move || sys::complete_checksums(&name))?.during(at)?;
         }

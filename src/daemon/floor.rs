@@ -55,7 +55,7 @@ pub fn binding_sequence(wall_clock: Duration, lifetime: Duration) -> SequenceNum
     }
     let ticks = u64::try_from(wall_clock.as_millis()).unwrap_or(u64::MAX) / 1000 * RATE
         + u64::from(wall_clock.subsec_millis()) * RATE / 1000;
-    SequenceNumber((ticks / divisor & 0xffff) as u16)
+    SequenceNumber(((ticks / divisor) & 0xffff) as u16)
 }
 
 #[cfg(test)]

@@ -29,6 +29,9 @@ const DETECTION: Duration = Duration::from_secs(1);
 /// Between two moves: the rate of binding updates is limited (RFC 6275 §12).
 const REST: Duration = Duration::from_millis(600);
 
+/// How long it stays at home: a host takes what it hears of a guest for an echo up to 2 s after it was told that the guest has left.
+const AT_HOME: Duration = Duration::from_millis(2200);
+
 /// What lies between the home agent and each foreign host.
 #[derive(Debug, Clone, Copy)]
 struct Path {
@@ -159,7 +162,7 @@ fn measure_in(lab: &Lab, path: Path, kind: Kind, moves: usize) -> Outcome<Series
         if start == Site::Home {
             stage.move_guest(here, Site::Home)?;
             here = Site::Home;
-            std::thread::sleep(REST);
+            std::thread::sleep(AT_HOME);
         }
     }
     pinger.end(Duration::from_millis(500))?;

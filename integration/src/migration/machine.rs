@@ -136,17 +136,24 @@ impl<'lab> Machine<'lab> {
     /// Begins a migration, cancels it, and waits until the guest runs here again.
     pub(crate) fn migrate_and_cancel(&mut self, target: &mut Machine<'_>) -> Outcome {
         let uri = format!("unix:{}-cancelled.socket", self.name);
-        let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+        let capabilities = json!({ "capabilities": [
+            { "capability": "events", "state": true },
+            { "capability": "postcopy-ram", "state": false },
+        ]});
         for side in [&mut self.qmp, &mut target.qmp] {
-            side.command("migrate-set-capabilities", events.clone())?;
+            side.command("migrate-set-capabilities", capabilities.clone())?;
         }
+        // So slow that it cannot be done before it is cancelled.
+        self.qmp.command("migrate-set-parameters", json!({ "max-bandwidth": 1 << 20 }))?;
         target.qmp.command("migrate-incoming", json!({ "uri": uri }))?;
         self.qmp.command("migrate", json!({ "uri": uri }))?;
         self.qmp.wait_for("MIGRATION active", MIGRATION, |event| status(event, "active"))?;
         self.qmp.command("migrate_cancel", json!({}))?;
         self.qmp.wait_for("MIGRATION cancelled", MIGRATION, |event| {
             (event.migration_status() == Some("cancelled")).then_some(Ok(()))
-        })
+        })?;
+        // QEMU's default.
+        self.qmp.command("migrate-set-parameters", json!({ "max-bandwidth": 128 << 20 })).map(|_| ())
     }
 
     /// Ends the process, unless it has ended by itself as the target of a migration that was given up, and takes its network card away.
@@ -168,6 +175,8 @@ fn status(event: &Event, wanted: &str) -> Option<Outcome<()>> {
 
 fn command(image: &Image, name: &str, mac: &str, address: Ipv6Addr) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
+    // Emulation is no clockwork: the kernel would complain of its clocks, wherever the guest is.
+    let kernel = "console=ttyS0 quiet mitigations=off no_timer_check tsc=reliable";
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-smp", "1"])
         // Without a hardware source of randomness the guest's first program waits for some.
@@ -176,7 +185,7 @@ fn command(image: &Image, name: &str, mac: &str, address: Ipv6Addr) -> Command {
         .arg(&image.kernel)
         .arg("-initrd")
         .arg(&image.initramfs)
-        .args(["-append", &format!("console=ttyS0 quiet mitigations=off no_timer_check {VARIABLE}={address}/64")])
+        .args(["-append", &format!("{kernel} {VARIABLE}={address}/64")])
         .args(["-netdev", &format!("tap,id=net,ifname={TAP},script=no,downscript=no")])
         .args(["-device", &format!("virtio-net-pci,netdev=net,mac={mac},romfile=")])
         .args(["-chardev", &format!("socket,id=serial,path={name}.serial,server=on,wait=off,logfile={name}.console")])
