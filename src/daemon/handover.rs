@@ -68,6 +68,7 @@ impl Standing {
     pub fn of(kernel: &mut Kernel, home_agent: Ipv6Addr, guests: &[Ipv6Addr]) -> Result<Self, Error> {
         let positions = kernel.positions()?;
         let ledger = kernel.ledger();
+        let last = |guest| ledger.accepted_sequence(guest).unwrap_or_else(|| ledger.used_binding_sequence(guest));
         let known = ledger.associations().iter().filter(|sa| guests.contains(&sa.home_address));
         let association = |sa: &Numbered| {
             let (_, outbound) = ledger.find(&sa.key)?;
@@ -75,7 +76,7 @@ impl Standing {
         };
         Ok(Self {
             home_agent: Some(home_agent),
-            binding_updates: guests.iter().map(|guest| (*guest, ledger.used_binding_sequence(*guest))).collect(),
+            binding_updates: guests.iter().map(|guest| (*guest, last(*guest))).collect(),
             associations: known.filter_map(association).collect(),
         })
     }

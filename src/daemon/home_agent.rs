@@ -109,7 +109,7 @@ async fn start_and_serve(
     let tunnel = TunnelSocket::open().map_err(|source| Error::socket("a raw socket for IPv6 in IPv6", source))?;
     let mut engine = HomeAgent::new(changes::engine_config(roster.policy(), link.mac));
     for (id, guest) in roster.guests() {
-        engine.add_guest(id, guest.home_address, kernel.ledger().known_binding_sequence(guest.home_address));
+        engine.add_guest(id, guest.home_address, kernel.ledger().accepted_sequence(guest.home_address));
     }
     let mut runner = Runner {
         engine,

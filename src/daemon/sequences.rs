@@ -134,10 +134,9 @@ impl Ledger {
         SequenceNumber(self.records.get(&home_address).map_or(0, |record| record.last_sequence))
     }
 
-    /// As [`Self::binding_sequence`]; none where nothing was ever written.
-    pub fn known_binding_sequence(&self, home_address: Ipv6Addr) -> Option<SequenceNumber> {
-        let record = self.records.get(&home_address)?;
-        (*record != Record::default()).then_some(SequenceNumber(record.last_sequence))
+    /// The last sequence number of a binding update that was accepted; none where none ever was.
+    pub fn accepted_sequence(&self, home_address: Ipv6Addr) -> Option<SequenceNumber> {
+        self.records.get(&home_address)?.accepted_sequence.map(SequenceNumber)
     }
 
     /// The last sequence number of a binding update that was really used.
@@ -153,7 +152,7 @@ impl Ledger {
         let reserved = self.binding_sequence(home_address);
         let behind = self.used.contains_key(&home_address) && !sequence.is_newer_than(reserved);
         if !behind {
-            self.write_binding_sequence(home_address, sequence, Store::save)?;
+            self.write_binding_sequence(home_address, sequence)?;
         }
         self.used.insert(home_address, sequence);
         Ok(())
@@ -164,18 +163,17 @@ impl Ledger {
     /// # Errors
     /// The store cannot be written.
     pub fn keep_accepted_sequence(&mut self, home_address: Ipv6Addr, sequence: SequenceNumber) -> Result<(), Error> {
-        self.write_binding_sequence(home_address, sequence, Store::save_soon)
+        let record = self.records.entry(home_address).or_default();
+        let changed = Record { accepted_sequence: Some(sequence.0), ..record.clone() };
+        self.store.save_soon(home_address, &changed)?;
+        *record = changed;
+        Ok(())
     }
 
-    fn write_binding_sequence(
-        &mut self,
-        home_address: Ipv6Addr,
-        sequence: SequenceNumber,
-        save: fn(&Store, Ipv6Addr, &Record) -> Result<(), store::Error>,
-    ) -> Result<(), Error> {
+    fn write_binding_sequence(&mut self, home_address: Ipv6Addr, sequence: SequenceNumber) -> Result<(), Error> {
         let record = self.records.entry(home_address).or_default();
         let changed = Record { last_sequence: sequence.0, ..record.clone() };
-        save(&self.store, home_address, &changed)?;
+        self.store.save(home_address, &changed)?;
         *record = changed;
         Ok(())
     }
@@ -190,7 +188,7 @@ impl Ledger {
         if left < BINDING_RESERVE / 2 {
             self.used.insert(home_address, used);
             let reserved = SequenceNumber(used.0.wrapping_add(BINDING_RESERVE));
-            self.write_binding_sequence(home_address, reserved, Store::save)?;
+            self.write_binding_sequence(home_address, reserved)?;
         }
         Ok(())
     }
@@ -540,6 +538,17 @@ mod tests {
         assert_eq!(ledger(&state, Role::MobileNode).binding_sequence(home()), SequenceNumber(2));
         first.keep_binding_sequence(home(), SequenceNumber(600)).unwrap();
         assert_eq!(ledger(&state, Role::MobileNode).binding_sequence(home()), SequenceNumber(600), "an adopted one");
+    }
+
+    #[test]
+    fn a_home_agent_remembers_what_it_has_accepted_and_only_that() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut first = ledger(directory.path(), Role::HomeAgent);
+        first.reserve(&BTreeMap::new(), EARLY, true).unwrap();
+        assert_eq!(ledger(directory.path(), Role::HomeAgent).accepted_sequence(home()), None, "nothing was accepted");
+        first.keep_accepted_sequence(home(), SequenceNumber(0)).unwrap();
+        let second = ledger(directory.path(), Role::HomeAgent);
+        assert_eq!(second.accepted_sequence(home()), Some(SequenceNumber(0)));
     }
 
     #[test]

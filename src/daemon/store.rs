@@ -41,8 +41,11 @@ pub enum Error {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Record {
-    /// A binding update sequence number that none has gone beyond (mobile node), or the last one accepted (home agent).
+    /// A binding update sequence number that none has gone beyond (mobile node).
     pub last_sequence: u16,
+    /// The last binding update sequence number accepted (home agent); none: none ever was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accepted_sequence: Option<u16>,
     /// For each outbound SPI (as hexadecimal text) an ESP sequence number that no packet has gone beyond.
     pub output_sequence: BTreeMap<String, u64>,
     /// For each inbound SPI the highest ESP sequence number received when the daemon last left.

@@ -68,7 +68,7 @@ impl Runner<'_> {
             self.engine.remove_guest(*id, now);
         }
         for (id, home_address) in added {
-            let last_sequence = self.kernel.ledger().known_binding_sequence(home_address);
+            let last_sequence = self.kernel.ledger().accepted_sequence(home_address);
             self.engine.add_guest(id, home_address, last_sequence);
         }
         self.reconcile(now).await;
