@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use kagemusha::ipsec::{
-    Action, AssociationKey, AssociationLifetime, Class, Direction, Encryption, Esp, EspMode, Integrity, SecretKey,
-    SecurityAssociation, Selector, Template, TemplateProtocol, Toward, Transform, UpperLayer,
+    Action, AssociationKey, AssociationLifetime, Class, Direction, Encryption, Esp, EspMode, Integrity, PolicyKey,
+    SecretKey, SecurityAssociation, Selector, Template, TemplateProtocol, Toward, Transform, UpperLayer,
 };
-use kagemusha::kernel_state::{Bindings, Configuration, Guest, KernelState, Site, Step, at_rest, compile, diff, owned};
+use kagemusha::kernel_state::{
+    Bindings, Configuration, FAILSAFE_PRIORITY, Guest, KernelState, Site, Step, at_rest, compile, diff, owned,
+};
 use kagemusha::policy::{Protection, Reqids, Role};
 use kagemusha::vocabulary::GuestId;
 use proptest::prelude::*;
@@ -166,8 +168,8 @@ fn go(
 fn take(state: &mut KernelState, step: &Step) {
     match step {
         Step::AddPolicy(p) => {
-            let same = state.policies.keys().any(|k| (k.direction, k.selector) == (p.key.direction, p.key.selector));
-            assert!(!same, "EEXIST: {step}");
+            let name = |key: &PolicyKey| (key.direction, key.selector, key.priority == FAILSAFE_PRIORITY);
+            assert!(!state.policies.keys().any(|key| name(key) == name(&p.key)), "EEXIST: {step}");
             state.policies.insert(p.key, p.clone());
         }
         Step::UpdatePolicy(p) => assert!(state.policies.insert(p.key, p.clone()).is_some(), "ENOENT: {step}"),

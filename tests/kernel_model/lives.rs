@@ -59,6 +59,10 @@ fn classes() -> impl Strategy<Value = Vec<Class>> {
         if registration && !classes.contains(&Class::HomeRegistration) {
             classes.insert(0, Class::HomeRegistration);
         }
+        // The policy check refuses these two together.
+        if classes.contains(&Class::TunnelMobilityHeaders) {
+            classes.retain(|class| *class != Class::ReturnRoutability);
+        }
         if classes.iter().any(|class| class.protects_registrations()) { classes } else { vec![] }
     });
     prop_oneof![3 => Just(vec![Class::HomeRegistration]), 1 => Just(vec![]), 4 => protected]
