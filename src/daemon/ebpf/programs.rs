@@ -106,8 +106,10 @@ impl Programs {
     }
 
     pub(super) fn detach_all_but(&mut self, wanted: &[u32]) {
+        let gone: Vec<_> = self.uplinks.keys().copied().filter(|interface| !wanted.contains(interface)).collect();
         let loaded = &mut self.loaded;
-        for (interface, (name, link)) in self.uplinks.extract_if(.., |interface, _| !wanted.contains(interface)) {
+        for interface in gone {
+            let Some((name, link)) = self.uplinks.remove(&interface) else { continue };
             if let Err(error) = program(loaded, &name).and_then(|p| p.detach(link).map_err(refused("to detach"))) {
                 tracing::debug!(interface, %error, "an interface that is gone takes its programs with it");
             }
