@@ -115,7 +115,9 @@ impl Monitor {
             }
         };
         sleep_until(due).await;
-        while self.connection.as_mut().is_some_and(|connection| connection.messages.try_recv().is_ok()) {}
+        if change == Change::Routing {
+            while self.connection.as_mut().is_some_and(|connection| connection.messages.try_recv().is_ok()) {}
+        }
         self.due = None;
         change
     }

@@ -12,7 +12,7 @@ use futures::TryStreamExt;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteType};
-use netlink_sys::{AsyncSocket, SocketAddr};
+use netlink_sys::AsyncSocket;
 use rtnetlink::{Handle, IpVersion, LinkDummy, LinkIp6Tnl, LinkUnspec};
 
 use super::route_codec::{self as codec, IndexedLink};
@@ -107,8 +107,8 @@ impl Client {
         let (mut connection, handle, _) = rtnetlink::new_connection_with_strict_check().map_err(Error::Open)?;
         let socket = connection.socket_mut().socket_mut();
         socket.set_ext_ack(true).and_then(|()| socket.set_cap_ack(true)).map_err(Error::Open)?;
-        let mut address = SocketAddr::new(0, 0);
-        socket.get_address(&mut address).map_err(Error::Open)?;
+        // Unbound it has port 0, which is the kernel's own in notifications.
+        let address = socket.bind_auto().map_err(Error::Open)?;
         let (port, indices) = (address.port_number(), RefCell::default());
         Ok(Self { handle, connection: tokio::spawn(connection), port, indices })
     }
@@ -371,5 +371,17 @@ fn absent_is_fine(result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(error) if is(&error, &[libc::ENOENT, libc::ESRCH, libc::ENODEV, libc::EADDRNOTAVAIL]) => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With port 0 everything that the kernel tells would look like our own doing.
+    #[tokio::test]
+    async fn a_client_has_a_port_of_its_own() {
+        let (one, other) = (Client::open().unwrap(), Client::open().unwrap());
+        assert!(one.port() != 0 && other.port() != 0 && one.port() != other.port());
     }
 }
