@@ -135,7 +135,8 @@ impl Course {
     fn hear(&mut self, message: &Value) -> Option<Command> {
         if message.get("id").and_then(Value::as_str) == Some("query-status") {
             let status = message.get("return")?.get("status")?.as_str()?;
-            self.stopped = status != "running";
+            // One that waits for its migration was not stopped here: that this completes is its arrival.
+            self.stopped = status == "paused";
             return match status {
                 "running" => Some(Command::Attach),
                 "inmigrate" | "prelaunch" => Some(Command::Prepare),
