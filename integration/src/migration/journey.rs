@@ -109,8 +109,12 @@ pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
         ensure(before == after, || format!("the guest sees a change:{}", world::difference(&before, &after)))?;
         // Until the host that the guest has left de-registers it, the home agent defends the address against the guest itself.
         let defended = |line: &&str| to == Site::Home && line.contains("advertised our address");
-        let said: Vec<&str> = log_after.lines().filter(|line| !defended(line)).collect();
-        ensure(log.lines().eq(said), || format!("the guest's kernel says:{}", world::difference(&log, &log_after)))?;
+        // Emulation on a busy machine is late, wherever the guest is.
+        let late = |line: &&str| line.contains("hrtimer: interrupt took") || line.contains("clocksource: ");
+        let said: Vec<&str> = log_after.lines().filter(|line| !defended(line) && !late(line)).collect();
+        ensure(log.lines().filter(|line| !late(line)).eq(said), || {
+            format!("the guest's kernel says:{}", world::difference(&log, &log_after))
+        })?;
     }
     conversation.end(lab)?;
     if mode == Mode::Postcopy {
