@@ -9,7 +9,7 @@ use kagemusha::ipsec::{
     SecretKey, SecurityAssociation, Selector, Template, TemplateProtocol, Toward, Transform, UpperLayer,
 };
 use kagemusha::kernel_state::{
-    Bindings, Configuration, FAILSAFE_PRIORITY, Guest, KernelState, Site, Step, at_rest, compile, diff, owned,
+    Bindings, Configuration, Guest, KernelState, Site, Step, at_rest, compile, diff, needs_another_name, owned,
 };
 use kagemusha::policy::{Protection, Reqids, Role};
 use kagemusha::vocabulary::GuestId;
@@ -168,7 +168,7 @@ fn go(
 fn take(state: &mut KernelState, step: &Step) {
     match step {
         Step::AddPolicy(p) => {
-            let name = |key: &PolicyKey| (key.direction, key.selector, key.priority == FAILSAFE_PRIORITY);
+            let name = |key: &PolicyKey| (key.direction, key.selector, needs_another_name(key));
             assert!(!state.policies.keys().any(|key| name(key) == name(&p.key)), "EEXIST: {step}");
             state.policies.insert(p.key, p.clone());
         }

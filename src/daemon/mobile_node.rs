@@ -367,6 +367,7 @@ impl Runner {
                     tracing::error!(guest = self.name(guest), home_address = %source, "binding update not sent: {error}");
                     return;
                 }
+                tracing::debug!(guest = self.name(guest), "binding update {sequence} to {destination}");
                 // Success does not say that a packet left: without an SA the kernel drops it in silence. Only an acknowledgement tells.
                 if let Err(error) = self.socket.send(source, destination, &message) {
                     tracing::warn!(

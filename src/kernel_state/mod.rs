@@ -28,6 +28,7 @@ pub use desired::{Change, Desired};
 pub use object::{Address, Link, LinkKind, Route, RouteKey, RouteKind, Rule};
 pub use ownership::{Ownership, owned};
 pub use plan::{Migration, Plan, Step, diff};
+pub use protect::needs_another_name;
 pub use tunnels::Tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};

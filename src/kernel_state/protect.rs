@@ -299,6 +299,13 @@ fn failsafe(state: &mut KernelState, guest: &Guest, direction: Direction, select
     }
 }
 
+/// Whether a failsafe policy is for the very packets of a protecting one, between the same two hosts: the kernel names policies by direction and
+/// selector alone, so such a one needs another name.
+pub fn needs_another_name(key: &PolicyKey) -> bool {
+    let hosts = [key.selector.source, key.selector.destination];
+    key.priority == FAILSAFE_PRIORITY && hosts.iter().all(|prefix| prefix.length() == 128)
+}
+
 /// A failsafe policy.
 pub(super) fn block(state: &mut KernelState, direction: Direction, selector: Selector) {
     let key = PolicyKey { direction, selector, priority: FAILSAFE_PRIORITY };

@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 
 use kagemusha::ipsec::{AssociationKey, PolicyKey, ReplayState, SecurityAssociation, SecurityPolicy, Transform};
 use kagemusha::kernel_state::{
-    FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE, Migration, Plan, Route, RouteKey, RouteKind, Step,
+    HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE, Migration, Plan, Route, RouteKey, RouteKind, Step, needs_another_name,
 };
 use kagemusha::vocabulary::Prefix;
 
@@ -186,9 +186,9 @@ impl Machine {
         Ok(())
     }
 
-    /// A selector has one policy in a direction, whatever its priority; those of failsafe policies have a user beside.
+    /// A selector has one policy in a direction, whatever its priority, but for failsafe policies with a user beside.
     pub fn add_policy(&mut self, policy: &SecurityPolicy) -> Result<(), Refusal> {
-        let name = |key: &PolicyKey| (key.direction, key.selector, key.priority == FAILSAFE_PRIORITY);
+        let name = |key: &PolicyKey| (key.direction, key.selector, needs_another_name(key));
         let same = |key: &PolicyKey| name(key) == name(&policy.key);
         let taken = self.state.policies.keys().chain(&self.state.foreign_policies).any(same);
         refuse(!taken, Refusal::Exists)?;

@@ -25,10 +25,10 @@ pub(super) use policy::{ObservedPolicy, delete_policy, parse_policy, put_policy}
 pub(super) use replay::{attribute as replay_attribute, parse_replay_state};
 
 use crate::ipsec::{AssociationKey, PolicyKey, Selector, UpperLayer};
-use crate::kernel_state::FAILSAFE_PRIORITY;
+use crate::kernel_state::needs_another_name;
 use crate::vocabulary::Prefix;
 
-/// `user` in the selectors of failsafe policies.
+/// `user` in the selectors of failsafe policies that need another name.
 const FAILSAFE_USER: u32 = 0x4b;
 
 fn address(address: Ipv6Addr) -> nl::Address {
@@ -67,11 +67,10 @@ fn selector(selector: &Selector) -> nl::Selector {
     out
 }
 
-/// The selector of a policy. The kernel names a policy by its direction and selector alone, whatever the priority: a failsafe policy is told
-/// from a protecting one for the same packets by the user of its selector, which counts for the name and not for the packets
-/// (`__xfrm6_selector_match` of `net/xfrm/xfrm_policy.c`).
+/// The selector of a policy. Where a failsafe policy is for the packets of a protecting one ([`needs_another_name`]), it is told from that one by
+/// the user of its selector, which counts for the name and not for the packets (`__xfrm6_selector_match` of `net/xfrm/xfrm_policy.c`).
 fn policy_selector(key: &PolicyKey) -> nl::Selector {
-    let user = if key.priority == FAILSAFE_PRIORITY { FAILSAFE_USER } else { 0 };
+    let user = if needs_another_name(key) { FAILSAFE_USER } else { 0 };
     nl::Selector { user, ..selector(&key.selector) }
 }
 
