@@ -25,6 +25,9 @@ pub(crate) struct Job {
     pub(crate) mip6d: Option<PathBuf>,
     /// What the QEMU guest of the scenarios that have one boots.
     pub(crate) image: Option<Image>,
+    /// Whether the user has asked for these scenarios by name.
+    #[serde(default)]
+    pub(crate) named: bool,
     /// Variables of the user's environment that are for the inner side: `KAGEMUSHA_…` and `RUST_BACKTRACE`.
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) task: Task,

@@ -26,7 +26,7 @@ pub(crate) struct Options {
     #[arg(long, value_enum, default_value_t = Kernel::Auto)]
     kernel: Kernel,
     /// End everything after so many seconds.
-    #[arg(long, default_value_t = 780)]
+    #[arg(long, default_value_t = 1500)]
     timeout: u64,
 }
 
@@ -106,9 +106,7 @@ pub(crate) fn test(filter: Option<&str>, scenarios_only: bool, options: &Options
         ensure(!chosen.is_empty(), || format!("no scenario's name contains {:?}", filter.unwrap_or_default()))?;
         let unit_tests = if scenarios_only || filter.is_some() { true } else { unit_tests()? };
         let names = chosen.iter().map(|scenario| scenario.name.to_owned()).collect();
-        // Its guest in QEMU makes a scenario slow: it has to be asked for.
-        let wants_guest = filter.is_some() && chosen.iter().any(|scenario| scenario.peer == Peer::Qemu);
-        let run = match prepare(Task::Scenarios(names), wants_guest, options)? {
+        let run = match prepare(Task::Scenarios(names), filter.is_some(), options)? {
             Ok(run) => run,
             Err(code) => return Ok(code),
         };
@@ -213,8 +211,8 @@ struct Run {
     on_uml: bool,
 }
 
-/// Builds, installs, decides. `Ok(Err(code))`: the user has been told what to do first.
-fn prepare(task: Task, wants_guest: bool, options: &Options) -> Outcome<Result<Run, ExitCode>> {
+/// Builds, installs, decides. `named`: the user has asked for these scenarios by name. `Ok(Err(code))`: the user has been told what to do first.
+fn prepare(task: Task, named: bool, options: &Options) -> Outcome<Result<Run, ExitCode>> {
     let program = std::env::current_exe()?;
     let bin = program.parent().ok_or_else(|| Failure::new("the lab's program has no directory"))?;
     let target = bin.parent().unwrap_or(bin);
@@ -249,6 +247,9 @@ fn prepare(task: Task, wants_guest: bool, options: &Options) -> Outcome<Result<R
     if on_uml && let Err(code) = packages::provide(&[packages::UML])? {
         return Ok(Err(code));
     }
+    // Its guest in QEMU makes a scenario slow: it has to be asked for.
+    let in_qemu = |name: &String| scenarios::named(name).is_some_and(|scenario| scenario.peer == Peer::Qemu);
+    let wants_guest = matches!(&task, Task::Scenarios(names) if named && names.iter().any(in_qemu));
     let image = if wants_guest {
         if let Err(code) = packages::provide(&[packages::QEMU, packages::XZ, packages::BINUTILS])? {
             return Ok(Err(code));
@@ -262,7 +263,7 @@ fn prepare(task: Task, wants_guest: bool, options: &Options) -> Outcome<Result<R
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("KAGEMUSHA_") || name == "RUST_BACKTRACE")
         .collect();
-    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, image, environment, task };
+    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, image, named, environment, task };
     job.write()?;
     Ok(Ok(Run { job, program, on_uml }))
 }

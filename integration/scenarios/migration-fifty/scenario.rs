@@ -9,7 +9,7 @@ use crate::migration::traffic::{Pinger, Probe, now};
 use crate::prelude::*;
 
 pub(crate) const SCENARIO: Scenario =
-    Scenario { name: "migration-fifty", readme: include_str!("README.md"), peer: Peer::None, well_formed: true, run };
+    Scenario { name: "migration-fifty", readme: include_str!("README.md"), peer: Peer::Crowd, well_formed: true, run };
 
 const GUESTS: u16 = 50;
 /// Between two moves.
