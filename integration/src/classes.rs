@@ -13,7 +13,8 @@ use kagemusha::daemon::reconcile::Reconciler;
 use kagemusha::ipsec::{Class, ReplayState, SecretKey, SecurityAssociation, Toward, Transform};
 use kagemusha::kernel_state::{Bindings, Configuration, FAILSAFE_PRIORITY, KernelState, Site, compile};
 use kagemusha::policy::Role;
-use kagemusha::vocabulary::GuestId;
+use kagemusha::vocabulary::{GuestId, Lifetime, SequenceNumber};
+use kagemusha::wire::mobility::{BindingUpdate, BindingUpdateFlags, Message, MobilityOption};
 use socket2::{Domain, MsgHdr, Protocol, Socket, Type};
 
 use crate::capture::Observer;
@@ -118,11 +119,59 @@ impl<'lab> Bench<'lab> {
         Ok(bench)
     }
 
+    /// The host's side alone, with umip's home agent as the other one: it has nothing but our export, and the guest is registered with it.
+    pub(crate) fn beside_umip(lab: &'lab Lab, class: Class) -> Outcome<(Self, umip::Umip<'lab>)> {
+        let registration = Class::HomeRegistration;
+        let classes = [registration, class];
+        let file = policy_file(lab, &classes, Role::MobileNode, "")?;
+        let policy = load_policy(Role::MobileNode, &file).during(|| file.display().to_string())?;
+        let peer = umip::start_home_agent_from_export(lab, &file)?;
+        let (host, agent) = (Configuration::from(&policy), Configuration::from(&policy));
+        let (care_of, epoch, cookie) = (Cell::new(CARE_OF), Cell::new(0), Cell::new(0x4b61_6765_0000_0000));
+        let bench = Self { lab, class, spare: registration, host, agent, care_of, epoch, cookie };
+        bench.host_links()?;
+        bench.apply(Role::MobileNode, |_| {}, |_| {})?;
+        bench.register()?;
+        Ok((bench, peer))
+    }
+
+    /// Binding updates, as the daemon sends them, until one is acknowledged.
+    fn register(&self) -> Outcome {
+        let mut foreign = self.lab.watch(FOREIGN)?;
+        let flags = BindingUpdateFlags { acknowledge: true, home_registration: true, ..Default::default() };
+        let options = vec![MobilityOption::AlternateCareOfAddress(self.care_of.get())];
+        let (sequence, lifetime) = (SequenceNumber(1), Lifetime::from_duration(Duration::from_secs(400)));
+        let update = Message::BindingUpdate(BindingUpdate { sequence, flags, lifetime, options }).emit();
+        self.lab.net.host.run(move || -> Outcome {
+            let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(i32::from(MOBILITY))))?;
+            socket.bind(&SocketAddrV6::new(GUEST, 0, 0, 0).into())?;
+            socket.send_to(&update, &SocketAddrV6::new(HOME_AGENT, 0, 0, 0).into())?;
+            Ok(())
+        })??;
+        let (there, back) = (Toward::HomeAgent, Toward::Guest);
+        let spis = (spi(Class::HomeRegistration, there), spi(Class::HomeRegistration, back));
+        protected_registration(&mut foreign, self.care_of.get(), GUEST, spis, FIRST_REGISTRATION * 2)
+    }
+
+    /// Right packets pass in both directions, under the associations of the class.
+    pub(crate) fn passes_both_ways(&self) -> Outcome {
+        for toward in Toward::BOTH {
+            self.lab.step(&format!("{} {toward}: right packets pass", self.class));
+            self.right_passes(toward, FOREIGN)?;
+        }
+        Ok(())
+    }
+
     /// What the daemons would make: the TUN links. In place of the host's, a cable that ends at the guest.
     fn links(&self) -> Outcome {
         let net = &self.lab.net;
         net.ha.command("ip", &["tuntap", "add", "dev", "kage-ha", "mode", "tun"])?;
         net.ha.ip("link set kage-ha up")?;
+        self.host_links()
+    }
+
+    fn host_links(&self) -> Outcome {
+        let net = &self.lab.net;
         if self.class != Class::TunnelPayload {
             net.host.command("ip", &["tuntap", "add", "dev", "kage-esp", "mode", "tun"])?;
             return net.host.ip("link set kage-esp up");

@@ -112,6 +112,10 @@ mod umip_class_home_registration;
 mod umip_class_mobile_prefix_discovery;
 #[path = "../scenarios/umip-class-mobility-headers/scenario.rs"]
 mod umip_class_mobility_headers;
+#[path = "../scenarios/umip-class-return-routability/scenario.rs"]
+mod umip_class_return_routability;
+#[path = "../scenarios/umip-class-tunnel-payload/scenario.rs"]
+mod umip_class_tunnel_payload;
 #[path = "../scenarios/umip-home-agent/scenario.rs"]
 mod umip_home_agent;
 #[path = "../scenarios/umip-home-agent-134/scenario.rs"]
@@ -188,6 +192,8 @@ pub(crate) const ALL: &[&Scenario] = &[
     &umip_class_home_registration::SCENARIO,
     &umip_class_mobility_headers::SCENARIO,
     &umip_class_mobile_prefix_discovery::SCENARIO,
+    &umip_class_return_routability::SCENARIO,
+    &umip_class_tunnel_payload::SCENARIO,
     &umip_mobile_node::SCENARIO,
     &umip_mobile_node_135::SCENARIO,
     &umip_mobile_node_134::SCENARIO,
