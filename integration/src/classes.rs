@@ -23,6 +23,7 @@ use crate::dissect::Packet;
 use crate::expect::{FIRST_REGISTRATION, protected_registration};
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::node::Node;
+use crate::process::wait_until;
 use crate::scenario::Lab;
 use crate::topology::cast::CORRESPONDENT;
 use crate::topology::cast::{CARE_OF, CARE_OF_AFTER_MOVE, FAR, GUEST, HOME_AGENT};
@@ -160,6 +161,21 @@ impl<'lab> Bench<'lab> {
             self.right_passes(toward, FOREIGN)?;
         }
         Ok(())
+    }
+
+    /// A right packet goes to the home agent under its association, and a kernel that looks for its policy by type finds none (`XfrmInNoPols`).
+    pub(crate) fn arrives_and_is_not_recognised(&self) -> Outcome {
+        let (toward, home_agent) = (Toward::HomeAgent, &self.lab.net.ha);
+        self.lab.step(&format!("{} {toward}: right packets arrive, and are not recognised", self.class));
+        let receiver = self.receiver(toward)?;
+        let mut foreign = self.lab.watch(FOREIGN)?;
+        let before = without_policy(home_agent)?;
+        let cookie = self.send(toward)?;
+        self.sees_esp(&mut foreign, toward, spi(self.class, toward))?;
+        wait_until("the kernel of umip counts a packet without policy", ARRIVES, || {
+            Ok(without_policy(home_agent)? > before)
+        })?;
+        ensure(!receiver.gets(cookie, QUIET)?, || "it was accepted: this kernel sees the type".into())
     }
 
     /// What the daemons would make: the TUN links. In place of the host's, a cable that ends at the guest.
@@ -607,6 +623,14 @@ pub(crate) fn with_umip<'lab>(
     lab.ping(&lab.net.guest, CORRESPONDENT)?;
     lab.ping(&lab.net.cn, GUEST)?;
     Ok((mobile_node, peer))
+}
+
+/// How many packets came out of ESP that no policy wants.
+fn without_policy(node: &Node) -> Outcome<u64> {
+    let statistics = node.command("cat", &["/proc/net/xfrm_stat"])?;
+    let line = statistics.lines().find_map(|line| line.strip_prefix("XfrmInNoPols"));
+    let count = line.and_then(|count| count.trim().parse().ok());
+    count.ok_or_else(|| Failure::new(format!("no XfrmInNoPols in: {statistics}")))
 }
 
 /// A mobile prefix solicitation of the guest's home address (RFC 6275 §6.7), as a program on the host sends it.
