@@ -66,6 +66,8 @@ pub(crate) struct ScenarioResult {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Verdict {
     Passed,
+    /// At the second attempt; why not at the first.
+    PassedLate(String),
     Failed(String),
     Skipped(String),
 }

@@ -154,11 +154,12 @@ fn table(report: &Report) {
     for result in &report.results {
         let (text, why) = match &result.verdict {
             Verdict::Passed => ("passed", ""),
+            Verdict::PassedLate(why) => ("2ND", why.as_str()),
             Verdict::Failed(why) => ("FAILED", why.lines().next().unwrap_or_default()),
             Verdict::Skipped(why) => ("SKIP", why.as_str()),
         };
         match result.verdict {
-            Verdict::Passed => passed += 1,
+            Verdict::Passed | Verdict::PassedLate(_) => passed += 1,
             Verdict::Failed(_) => failed += 1,
             Verdict::Skipped(_) => skipped += 1,
         }

@@ -179,7 +179,7 @@ impl Lab {
     /// One echo request from `node` to `destination` that must be answered.
     pub(crate) fn ping(&self, node: &Node, destination: Ipv6Addr) -> Outcome {
         let answered = ping_once(node, destination, Duration::from_secs(3))?;
-        ensure(answered, || format!("{}: no echo reply from {destination}", node.name()))
+        ensure(answered, || format!("{}: no echo reply from {destination} within 3 s", node.name()))
     }
 
     /// Echo requests from `node` to `destination` until one is answered.
