@@ -196,6 +196,9 @@ pub(crate) fn care_of(site: Site) -> Ipv6Addr {
     }
 }
 
+/// Until then what the home agent had in its queues for a site that the guest has left has gone.
+const SETTLED: Duration = Duration::from_secs(2);
+
 /// Waits on the foreign site's link for a binding update of the guest and its acknowledgement.
 pub(crate) fn arrival(link: &mut Observer, site: Site, guest: Guest, timeout: Duration) -> Outcome {
     let spis = (guest.spi_to_home_agent(site), guest.spi_to_guest());
@@ -213,6 +216,14 @@ pub(crate) fn tunnelled(link: &Observer, site: Site) -> usize {
 /// The guest is answered only by way of `site`: what the correspondent sends passes the tunnel there.
 pub(crate) fn must_be_at(stage: &Stage<'_>, site: Site) -> Outcome {
     let lab = stage.lab;
+    for other in [Site::One, Site::Two].into_iter().filter(|other| *other != site) {
+        // What was under way when the guest moved still comes.
+        wait_until(&format!("the tunnel to {} is quiet", other.name()), SETTLED, || {
+            let link = stage.watch(other)?;
+            std::thread::sleep(Duration::from_millis(100));
+            Ok(tunnelled(&link, other) == 0)
+        })?;
+    }
     let links: Vec<(Site, Observer)> =
         [Site::One, Site::Two].into_iter().map(|site| Ok((site, stage.watch(site)?))).collect::<Outcome<_>>()?;
     lab.ping(&lab.net.cn, GUEST)?;
