@@ -70,6 +70,7 @@ impl Keeper {
             query: Query::open()?,
             changes: Changes::open()?,
             policies: PolicyChanges::open().ok(),
+            protected: None,
             heard,
             counters,
             carried: 0,
@@ -122,6 +123,8 @@ struct Look {
     changes: Changes,
     /// None: the kernel has no IPsec.
     policies: Option<PolicyChanges>,
+    /// What they say of tunnels, until one of them changes.
+    protected: Option<Vec<Selector>>,
     heard: UnixStream,
     counters: Arc<Counters>,
     /// Packets carried when it was last looked.
@@ -170,8 +173,8 @@ impl Look {
 
     fn drain(&mut self) {
         self.changes.drain();
-        if let Some(policies) = &self.policies {
-            policies.drain();
+        if self.policies.as_ref().is_some_and(PolicyChanges::drain) {
+            self.protected = None;
         }
         let mut octets = [0; 64];
         while matches!((&self.heard).read(&mut octets), Ok(length) if length > 0) {}
@@ -198,7 +201,7 @@ impl Look {
     /// Looks at everything and publishes it.
     fn renew(&mut self, keeper: &Keeper) {
         let wanted = keeper.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let protected = self.protected();
+        let protected = self.protected.take().unwrap_or_else(|| self.read_protected());
         let (mut interfaces, mut ways) = (Vec::new(), Ways::new());
         let paths: Vec<Path> = wanted
             .iter()
@@ -219,6 +222,7 @@ impl Look {
             None => Vec::new(),
         };
         self.tell(&paths, wanted.iter().any(|wanted| protected.iter().any(|s| covers(s, wanted.ends))));
+        self.protected = Some(protected);
         keeper.paths.replace(Paths::new(paths, own));
         interfaces.sort_unstable();
         interfaces.dedup();
@@ -249,13 +253,13 @@ impl Look {
         path
     }
 
-    /// The policies of IPsec that concern traffic which packet sockets would carry past them.
-    fn protected(&mut self) -> Vec<Selector> {
+    /// The selectors of policies of IPsec that may be about tunnels, whose packets packet sockets would carry past them.
+    fn read_protected(&self) -> Vec<Selector> {
         if self.policies.is_none() {
             return Vec::new();
         }
         match xfrm::Client::open().and_then(|mut client| client.policy_keys()) {
-            Ok(keys) => keys.into_iter().map(|key| key.selector).collect(),
+            Ok(keys) => keys.into_iter().map(|key| key.selector).filter(is_about_tunnels).collect(),
             Err(xfrm::Error::Open(_)) => Vec::new(),
             Err(error) => {
                 tracing::debug!("security policies cannot be read, so the kernel is asked with every packet: {error}");
@@ -288,15 +292,19 @@ impl Look {
     }
 }
 
-/// Whether a policy may be about the packets of a tunnel, in either direction.
-fn covers(selector: &Selector, ends: Ends) -> bool {
-    let protocol = match selector.upper_layer {
+/// Whether a policy may be about packets of tunnels, by their protocol. Those of signaling, of which there may be thousands, are not.
+fn is_about_tunnels(selector: &Selector) -> bool {
+    match selector.upper_layer {
         UpperLayer::Any => true,
         UpperLayer::Protocol(number) => number == protocol::IPV6,
         UpperLayer::MobilityHeader(_) | UpperLayer::Icmpv6(_) => false,
-    };
+    }
+}
+
+/// Whether a policy may be about the packets of a tunnel, in either direction.
+fn covers(selector: &Selector, ends: Ends) -> bool {
     let between = |one, other| selector.source.contains(one) && selector.destination.contains(other);
-    protocol && (between(ends.source, ends.destination) || between(ends.destination, ends.source))
+    is_about_tunnels(selector) && (between(ends.source, ends.destination) || between(ends.destination, ends.source))
 }
 
 #[cfg(test)]

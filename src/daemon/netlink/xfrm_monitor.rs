@@ -73,9 +73,9 @@ impl PolicyChanges {
         Ok(Self(socket))
     }
 
-    /// Takes what came.
-    pub fn drain(&self) {
-        drain(&self.0, None);
+    /// Takes what came; whether anything did.
+    pub fn drain(&self) -> bool {
+        drain(&self.0, None).is_some()
     }
 }
 
