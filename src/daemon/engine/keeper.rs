@@ -201,7 +201,7 @@ impl Look {
     /// Looks at everything and publishes it.
     fn renew(&mut self, keeper: &Keeper) {
         let wanted = keeper.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let protected = self.protected.take().unwrap_or_else(|| self.read_protected());
+        let protected = self.protected();
         let (mut interfaces, mut ways) = (Vec::new(), Ways::new());
         let paths: Vec<Path> = wanted
             .iter()
@@ -222,7 +222,6 @@ impl Look {
             None => Vec::new(),
         };
         self.tell(&paths, wanted.iter().any(|wanted| protected.iter().any(|s| covers(s, wanted.ends))));
-        self.protected = Some(protected);
         keeper.paths.replace(Paths::new(paths, own));
         interfaces.sort_unstable();
         interfaces.dedup();
@@ -253,21 +252,26 @@ impl Look {
         path
     }
 
-    /// The selectors of policies of IPsec that may be about tunnels, whose packets packet sockets would carry past them.
-    fn read_protected(&self) -> Vec<Selector> {
+    /// The selectors of policies of IPsec that may be about tunnels, whose packets packet sockets would carry past them. When they cannot be
+    /// read, that counts for all tunnels, until the next look.
+    fn protected(&mut self) -> Vec<Selector> {
         if self.policies.is_none() {
             return Vec::new();
         }
+        if let Some(known) = &self.protected {
+            return known.clone();
+        }
         match xfrm::Client::open().and_then(|mut client| client.policy_keys()) {
-            Ok(keys) => keys.into_iter().map(|key| key.selector).filter(is_about_tunnels).collect(),
+            Ok(keys) => {
+                let selectors: Vec<_> = keys.into_iter().map(|key| key.selector).filter(is_about_tunnels).collect();
+                self.protected = Some(selectors.clone());
+                selectors
+            }
             Err(xfrm::Error::Open(_)) => Vec::new(),
             Err(error) => {
                 tracing::debug!("security policies cannot be read, so the kernel is asked with every packet: {error}");
-                vec![Selector {
-                    source: crate::vocabulary::Prefix::ANY,
-                    destination: crate::vocabulary::Prefix::ANY,
-                    upper_layer: UpperLayer::Any,
-                }]
+                let any = crate::vocabulary::Prefix::ANY;
+                vec![Selector { source: any, destination: any, upper_layer: UpperLayer::Any }]
             }
         }
     }
