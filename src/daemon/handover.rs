@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use super::Error;
-use super::control_socket::protocol::{AssociationSequence, GuestSequences, SEQUENCES_VERSION, Sequences};
+use super::control_socket::protocol::{AssociationSequence, GuestSequences, Reply, SEQUENCES_VERSION, Sequences};
 use super::kernel::Kernel;
+use super::roster::Roster;
 use super::sequences::Numbered;
 use crate::ipsec::{AssociationKey, ReplayState};
 use crate::vocabulary::SequenceNumber;
@@ -79,6 +80,18 @@ impl Standing {
             binding_updates: guests.iter().map(|guest| (*guest, last(*guest))).collect(),
             associations: known.filter_map(association).collect(),
         })
+    }
+
+    /// The answer to who asks for the standing of the guests of these names, or of all.
+    pub fn export_of(kernel: &mut Kernel, roster: &Roster, names: &[String]) -> Reply {
+        let addresses = match roster.home_addresses(names) {
+            Ok(addresses) => addresses,
+            Err(unknown) => return Reply::Error(unknown),
+        };
+        match Self::of(kernel, roster.policy().home_agent.address, &addresses) {
+            Ok(standing) => Reply::Sequences(standing.export()),
+            Err(error) => Reply::Error(error.to_string()),
+        }
     }
 
     /// As it is handed over.

@@ -1,4 +1,4 @@
-//! Tells what happens: to the clients that watch, and of troubles the last ones to those who ask for the status.
+//! Tells what happens: to the log, to the clients that watch, and of troubles the last ones to those who ask for the status.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,10 +6,31 @@ use std::time::Duration;
 use super::clock;
 use super::control_socket::ControlSocket;
 use super::control_socket::protocol::Event;
+use super::kernel::Kernel;
+use super::netlink::Expiry;
+use super::roster::Roster;
 use crate::policy::GuestPolicy;
 
 /// Troubles that are remembered.
 const TROUBLES: usize = 16;
+
+/// How much something is to be heard in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// Only by who looks for it.
+    Detail,
+    /// By everybody.
+    News,
+    /// Somebody should do something.
+    Trouble,
+}
+
+impl Weight {
+    /// Of an event that is a trouble, or not.
+    pub fn of(is_trouble: bool) -> Self {
+        if is_trouble { Self::Trouble } else { Self::News }
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
@@ -38,6 +59,47 @@ impl Herald {
     /// Something that somebody should look at.
     pub fn warn(&mut self, guest: Option<&GuestPolicy>, what: &str, text: &str) {
         self.send(guest, what, text, true, None);
+    }
+
+    /// Writes to the log and tells.
+    pub fn announce(
+        &mut self,
+        guest: Option<&GuestPolicy>,
+        weight: Weight,
+        what: &str,
+        text: &str,
+        after: Option<Duration>,
+    ) {
+        let home_address = guest.map(|guest| tracing::field::display(guest.home_address));
+        let name = guest.map(|guest| guest.name.as_str());
+        match weight {
+            Weight::Detail => tracing::debug!(guest = name, home_address, "{text}"),
+            Weight::News => tracing::info!(guest = name, home_address, "{text}"),
+            Weight::Trouble => tracing::warn!(guest = name, home_address, "{text}"),
+        }
+        self.send(guest, what, text, weight == Weight::Trouble, after);
+    }
+
+    /// Announces what became of a reload, and gives it back.
+    pub fn reloaded(&mut self, outcome: Result<String, String>) -> Result<String, String> {
+        match &outcome {
+            Ok(text) => {
+                let text = format!("the policy was read again: {text}");
+                self.announce(None, Weight::News, "reloaded", &text, None);
+            }
+            Err(text) => {
+                let text = format!("the policy stays as it was: {text}");
+                self.announce(None, Weight::Trouble, "reload-refused", &text, None);
+            }
+        }
+        outcome
+    }
+
+    /// The lifetime of an SA has ended, or ends soon.
+    pub fn expired(&mut self, kernel: &mut Kernel, roster: &Roster, expiry: Expiry) {
+        let Some((home_address, text)) = kernel.expired(expiry) else { return };
+        let what = if expiry.hard { "sa-ended" } else { "sa-ends-soon" };
+        self.announce(roster.at(home_address), Weight::Trouble, what, &text, None);
     }
 
     fn send(&mut self, guest: Option<&GuestPolicy>, what: &str, text: &str, trouble: bool, after: Option<Duration>) {

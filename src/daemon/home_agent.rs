@@ -6,12 +6,13 @@ pub(super) mod path;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use super::attention::Attention;
 use super::control_socket::ControlSocket;
 use super::engine::core::Core;
 use super::engine::{accelerator, super_packet};
@@ -19,8 +20,7 @@ use super::herald::Herald;
 use super::kernel::Kernel;
 use super::mobile_node::Start;
 use super::mobility_socket::MobilitySocket;
-use super::netlink::Expiry;
-use super::netlink::monitor::{Change, Monitor};
+use super::netlink::monitor::Monitor;
 use super::pace::{self, Drained};
 use super::packet_socket::{Filter, PacketSocket};
 use super::ports::{self, EthernetLink};
@@ -39,10 +39,6 @@ use crate::vocabulary::{Generation, GuestId};
 use crate::wire::ipv6;
 use path::Path;
 
-/// The loop looks again this often at what the kernel holds.
-const SCAN_INTERVAL: Duration = Duration::from_secs(30);
-/// ... and this long after the kernel refused something.
-const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Memberships of one socket: the kernel takes their memory from the socket's allowance (`net.core.optmem_max`).
 const GROUPS_PER_SOCKET: usize = 64;
 /// Longest packet read or received.
@@ -70,10 +66,7 @@ struct Runner<'a> {
     carriers: BTreeMap<GuestId, std::net::Ipv6Addr>,
     asked: Vec<(GuestId, Generation)>,
     path: Path,
-    next_scan: Instant,
-    /// When IPsec state was last looked at because of a notification, and when it is to be next.
-    looked: Instant,
-    look_at: Option<Instant>,
+    attention: Attention,
 }
 
 /// Runs the role until a signal ends it.
@@ -128,9 +121,7 @@ async fn start_and_serve(
         carriers: BTreeMap::new(),
         asked: Vec::new(),
         path,
-        next_scan: clock::now() + SCAN_INTERVAL,
-        looked: clock::now(),
-        look_at: None,
+        attention: Attention::new(clock::now()),
         roster,
         source,
     };
@@ -186,9 +177,8 @@ impl Runner<'_> {
         let mut buffer = ReceiveBuffer::new(PACKET_LIMIT);
         loop {
             self.pump().await;
-            let next_scan = self.next_scan;
-            let deadline = self.engine.poll_timeout().map_or(next_scan, |(at, _)| at.min(next_scan));
-            let deadline = self.look_at.map_or(deadline, |at| at.min(deadline));
+            let deadline = self.attention.deadline();
+            let deadline = self.engine.poll_timeout().map_or(deadline, |(at, _)| at.min(deadline));
             tokio::select! {
                 signal = signals.next() => match signal {
                     Signal::Leave => return Ok(()),
@@ -213,12 +203,20 @@ impl Runner<'_> {
                     }
                 }
                 () = lost.notified() => return Err(Error::Lost),
-                change = monitor.changed() => self.changed(change, monitor.take_expiries(), clock::now()),
+                change = monitor.changed() => {
+                    for expiry in monitor.take_expiries() {
+                        self.herald.expired(self.kernel, &self.roster, expiry);
+                    }
+                    self.attention.changed(change, clock::now());
+                }
                 () = tokio::time::sleep_until(deadline.into()) => {
                     let now = clock::now();
                     self.engine.handle_timeout(now);
-                    self.look(now).await;
-                    if now >= self.next_scan {
+                    if self.attention.take_look(now) {
+                        self.reconcile(now).await;
+                        self.attention.looked(clock::now());
+                    }
+                    if self.attention.take_scan(now) {
                         self.scan(now).await;
                     }
                 }
@@ -228,7 +226,6 @@ impl Runner<'_> {
 
     /// Looks at everything that others may have changed.
     async fn scan(&mut self, now: Instant) {
-        self.next_scan = now + SCAN_INTERVAL;
         let handle = self.kernel.route().handle().clone();
         let interface = self.roster.policy().home_agent.interface.as_deref().unwrap_or_default();
         match ports::ethernet_link(&handle, interface).await {
@@ -253,34 +250,6 @@ impl Runner<'_> {
         }
         self.reconcile(now).await;
         self.kernel.reserve();
-    }
-
-    fn scan_within(&mut self, time: Duration, now: Instant) {
-        self.next_scan = self.next_scan.min(now + time);
-    }
-
-    /// Somebody has changed something.
-    fn changed(&mut self, change: Change, expiries: Vec<Expiry>, now: Instant) {
-        for expiry in expiries {
-            let Some((home_address, text)) = self.kernel.expired(expiry) else { continue };
-            tracing::warn!(%home_address, "{text}");
-            let guest = self.roster.guests().find(|(_, guest)| guest.home_address == home_address);
-            let what = if expiry.hard { "sa-ended" } else { "sa-ends-soon" };
-            self.herald.warn(guest.map(|(_, guest)| guest), what, &text);
-        }
-        match change {
-            Change::Routing => self.scan_within(change.look_within(), now),
-            // Our own changes are told as well: whoever goes on changing does not keep us looking all the time.
-            Change::Ipsec => self.look_at = Some(now.max(self.looked + change.look_within())),
-        }
-    }
-
-    /// Looks at what somebody has changed of IPsec, when that is due.
-    async fn look(&mut self, now: Instant) {
-        if self.look_at.take_if(|at| *at <= now).is_some() {
-            self.reconcile(now).await;
-            self.looked = clock::now();
-        }
     }
 
     async fn pump(&mut self) {
@@ -358,7 +327,7 @@ impl Runner<'_> {
             self.engine.applied(generation, now);
         }
         if !secured.complete {
-            self.scan_within(RETRY_INTERVAL, now);
+            self.attention.refused(now);
         }
         for step in secured.repaired {
             self.herald.warn(None, "repaired", &format!("changed by others, put right: {step}"));

@@ -17,12 +17,12 @@ use futures::FutureExt;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use super::attention::Attention;
 use super::control_socket::ControlSocket;
 use super::engine::super_packet;
 use super::herald::Herald;
 use super::kernel::Kernel;
 use super::mobility_socket::MobilitySocket;
-use super::netlink::Expiry;
 use super::netlink::monitor::{Change, Monitor};
 use super::netlink::route::Uplink;
 use super::pace::{self, Drained};
@@ -52,10 +52,6 @@ const REPORT_QUEUE: usize = 256;
 const PACKET_LIMIT: usize = 65_536;
 /// How long the daemon waits for acknowledgements of its de-registrations before it leaves.
 const FAREWELL: Duration = Duration::from_secs(8);
-/// The loop looks again this often at what the kernel holds, even when no notification came.
-const SCAN_INTERVAL: Duration = Duration::from_secs(30);
-/// ... and this long after the kernel refused something.
-const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The running role.
 struct Runner {
@@ -87,10 +83,7 @@ struct Runner {
     unreserved: BTreeSet<GuestId>,
     /// Guests that a changed policy does not have any more, while they are de-registered.
     removing: BTreeSet<GuestId>,
-    next_scan: Instant,
-    /// When IPsec state was last looked at because of a notification, and when it is to be next.
-    looked: Instant,
-    look_at: Option<Instant>,
+    attention: Attention,
     /// When the wait for the last de-registrations ends.
     leaving: Option<Instant>,
     departed: BTreeSet<GuestId>,
@@ -185,9 +178,7 @@ impl Runner {
             arrivals: BTreeMap::new(),
             unreserved: BTreeSet::new(),
             removing: BTreeSet::new(),
-            next_scan: clock::now() + SCAN_INTERVAL,
-            looked: clock::now(),
-            look_at: None,
+            attention: Attention::new(clock::now()),
             leaving: None,
             departed: BTreeSet::new(),
             roster,
@@ -237,15 +228,21 @@ impl Runner {
                         self.reconcile(now).await;
                     }
                     // Somebody may have changed what is ours, too.
-                    self.changed(change, monitor.take_expiries(), now);
+                    for expiry in monitor.take_expiries() {
+                        self.herald.expired(&mut self.kernel, &self.roster, expiry);
+                    }
+                    self.attention.changed(change, now);
                 }
                 () = readable(self.routed_packets.as_ref()) => self.receive_routed(&mut routed_buffer),
                 () = tokio::time::sleep_until(deadline.into()) => {
                     let now = clock::now();
                     self.engine.handle_timeout(now);
                     self.networks.iter_mut().for_each(|network| network.handle_timeout(now));
-                    self.look(now).await;
-                    if now >= self.next_scan {
+                    if self.attention.take_look(now) {
+                        self.reconcile(now).await;
+                        self.attention.looked(clock::now());
+                    }
+                    if self.attention.take_scan(now) {
                         self.scan(now).await;
                     }
                 }
@@ -264,7 +261,6 @@ impl Runner {
 
     /// Looks at everything that others may have changed.
     async fn scan(&mut self, now: Instant) {
-        self.next_scan = now + SCAN_INTERVAL;
         let handle = self.kernel.route().handle().clone();
         let renewed = ports::mend(&handle, &mut self.ports).await;
         for number in &renewed {
@@ -280,34 +276,6 @@ impl Runner {
         self.look_at_path_mtus(now);
         self.reconcile(now).await;
         self.kernel.reserve();
-    }
-
-    fn scan_within(&mut self, time: Duration, now: Instant) {
-        self.next_scan = self.next_scan.min(now + time);
-    }
-
-    /// Somebody has changed something.
-    fn changed(&mut self, change: Change, expiries: Vec<Expiry>, now: Instant) {
-        for expiry in expiries {
-            let Some((home_address, text)) = self.kernel.expired(expiry) else { continue };
-            tracing::warn!(%home_address, "{text}");
-            let guest = self.roster.guests().find(|(_, guest)| guest.home_address == home_address);
-            let what = if expiry.hard { "sa-ended" } else { "sa-ends-soon" };
-            self.herald.warn(guest.map(|(_, guest)| guest), what, &text);
-        }
-        match change {
-            Change::Routing => self.scan_within(change.look_within(), now),
-            // Our own changes are told as well: whoever goes on changing does not keep us looking all the time.
-            Change::Ipsec => self.look_at = Some(now.max(self.looked + change.look_within())),
-        }
-    }
-
-    /// Looks at what somebody has changed of IPsec, when that is due.
-    async fn look(&mut self, now: Instant) {
-        if self.look_at.take_if(|at| *at <= now).is_some() {
-            self.reconcile(now).await;
-            self.looked = clock::now();
-        }
     }
 }
 
@@ -411,7 +379,7 @@ impl Runner {
             self.engine.applied(generation, now);
         }
         if !secured.complete {
-            self.scan_within(RETRY_INTERVAL, now);
+            self.attention.refused(now);
         }
         for step in secured.repaired {
             self.herald.warn(None, "repaired", &format!("changed by others, put right: {step}"));
@@ -427,7 +395,7 @@ impl Runner {
                 drop(place);
             }
             Some(Report::PathMtu { guest, mtu }) => self.path_is_narrow(guest, mtu, now),
-            Some(Report::PortLost { .. }) => self.scan_within(Change::Routing.look_within(), now),
+            Some(Report::PortLost { .. }) => self.attention.changed(Change::Routing, now),
             Some(Report::ThreadDied) => return Err(Error::Thread),
             None => {}
         }
@@ -482,7 +450,7 @@ impl Runner {
     fn deadline(&self) -> Instant {
         let engine = self.engine.poll_timeout().map(|(at, _)| at);
         let networks = self.networks.iter().filter_map(|network| network.poll_timeout().map(|(at, _)| at));
-        networks.chain(engine).chain(self.leaving).chain(self.look_at).fold(self.next_scan, Instant::min)
+        networks.chain(engine).chain(self.leaving).fold(self.attention.deadline(), Instant::min)
     }
 
     /// Writes every counter that is not zero to the log.

@@ -5,6 +5,7 @@
 //! guests ([`ports`], [`tap`]) and the store ([`sequences`], [`store`]). Packets go through threads of their own ([`packet_path`]). [`check`] tries
 //! without changing anything; [`keys`] reads policy and key files.
 
+pub mod attention;
 pub mod check;
 pub mod clock;
 pub mod config;

@@ -4,6 +4,7 @@
 //! any order, and those with the same home address keep their ids.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
 use crate::policy::{GuestPolicy, Policy};
 use crate::vocabulary::GuestId;
@@ -91,6 +92,45 @@ impl Roster {
     /// The guest of that name.
     pub fn named(&self, name: &str) -> Option<GuestId> {
         self.guests().find(|(_, guest)| guest.name == name).map(|(id, _)| id)
+    }
+
+    /// The guest of that home address.
+    pub fn at(&self, home_address: Ipv6Addr) -> Option<&GuestPolicy> {
+        self.policy.guests.iter().find(|guest| guest.home_address == home_address)
+    }
+
+    /// The home addresses of the guests of these names; of all when there are no names.
+    ///
+    /// # Errors
+    /// A name that no guest has.
+    pub fn home_addresses(&self, names: &[String]) -> Result<Vec<Ipv6Addr>, String> {
+        if names.is_empty() {
+            return Ok(self.policy.guests.iter().map(|guest| guest.home_address).collect());
+        }
+        let address = |name: &String| {
+            let guest = self.named(name).and_then(|id| self.get(id));
+            guest.map(|guest| guest.home_address).ok_or_else(|| format!("no guest {name:?} in the policy"))
+        };
+        names.iter().map(address).collect()
+    }
+
+    /// The guests of `new`, under the ids of this roster where they are known: the roster to be, without those that are gone where `forget` says
+    /// so, how it differs, and the ids that are new.
+    ///
+    /// # Errors
+    /// As [`Self::compare`].
+    pub fn renewed(&self, new: &Policy, forget: bool) -> Result<(Self, Changes, Vec<GuestId>), NeedsRestart> {
+        let changes = self.compare(new)?;
+        let mut roster = self.clone();
+        roster.take_settings(new);
+        for (id, guest) in &changes.changed {
+            roster.replace(*id, guest.clone());
+        }
+        let added = changes.added.iter().map(|guest| roster.add(guest.clone())).collect();
+        for id in changes.removed.iter().filter(|_| forget) {
+            roster.remove(*id);
+        }
+        Ok((roster, changes, added))
     }
 
     /// How `new` differs from what is in force.

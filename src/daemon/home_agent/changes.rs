@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::{Runner, join_groups};
 use crate::daemon::control_socket::protocol::{Guest, Next, Reply, Request, Status};
 use crate::daemon::handover::Standing;
+use crate::daemon::herald::Weight;
 use crate::daemon::report;
 use crate::policy::Policy;
 use crate::signaling::home_agent::{Config, Event};
@@ -30,31 +31,12 @@ impl Runner<'_> {
     /// as a sentence.
     pub(super) async fn reload(&mut self, now: Instant) -> Result<String, String> {
         let outcome = self.try_reload(now).await;
-        match &outcome {
-            Ok(text) => {
-                tracing::info!("the policy was read again: {text}");
-                self.herald.tell(None, "reloaded", text, None);
-            }
-            Err(text) => {
-                tracing::error!("the policy stays as it was: {text}");
-                self.herald.warn(None, "reload-refused", text);
-            }
-        }
-        outcome
+        self.herald.reloaded(outcome)
     }
 
     async fn try_reload(&mut self, now: Instant) -> Result<String, String> {
         let policy = self.source.read().map_err(|error| error.to_string())?;
-        let changes = self.roster.compare(&policy).map_err(|error| error.to_string())?;
-        let mut roster = self.roster.clone();
-        roster.take_settings(&policy);
-        for (id, guest) in &changes.changed {
-            roster.replace(*id, guest.clone());
-        }
-        let added: Vec<_> = changes.added.iter().map(|guest| (roster.add(guest.clone()), guest.home_address)).collect();
-        for id in &changes.removed {
-            roster.remove(*id);
-        }
+        let (roster, changes, added) = self.roster.renewed(&policy, true).map_err(|error| error.to_string())?;
         let groups = join_groups(&policy, self.home_link.link.index).map_err(|error| error.to_string())?;
         self.kernel.follow(&roster).map_err(|error| error.to_string())?;
         // From here on nothing is refused.
@@ -67,7 +49,8 @@ impl Runner<'_> {
         for id in &changes.removed {
             self.engine.remove_guest(*id, now);
         }
-        for (id, home_address) in added {
+        let home_address = |id: GuestId| self.roster.get(id).map(|guest| (id, guest.home_address));
+        for (id, home_address) in added.into_iter().filter_map(home_address).collect::<Vec<_>>() {
             let last_sequence = self.kernel.ledger().accepted_sequence(home_address);
             self.engine.add_guest(id, home_address, last_sequence);
         }
@@ -81,16 +64,7 @@ impl Runner<'_> {
         match request {
             Request::Status => self.status(now),
             Request::Reload => self.reload(now).await.map_or_else(Reply::Error, Reply::Done),
-            Request::SaExport { guests } => {
-                let named = |name: &String| self.roster.guests().find(|(_, guest)| guest.name == *name);
-                let all = || self.roster.policy().guests.iter().map(|guest| guest.home_address).collect();
-                let named = guests.iter().filter_map(named).map(|(_, guest)| guest.home_address).collect();
-                let addresses: Vec<_> = if guests.is_empty() { all() } else { named };
-                match Standing::of(self.kernel, self.roster.policy().home_agent.address, &addresses) {
-                    Ok(standing) => Reply::Sequences(standing.export()),
-                    Err(error) => Reply::Error(error.to_string()),
-                }
-            }
+            Request::SaExport { guests } => Standing::export_of(self.kernel, &self.roster, &guests),
             Request::Attach { .. } | Request::Detach { .. } | Request::Prepare { .. } | Request::SaImport { .. } => {
                 Reply::Error("this daemon is a home agent: guests are attached to hosts".to_owned())
             }
@@ -140,15 +114,10 @@ impl Runner<'_> {
     /// An event in the words of people, with the guest's name and home address.
     pub(super) fn tell(&mut self, guest: GuestId, event: &Event) {
         let Some(policy) = self.roster.get(guest) else { return };
-        let (name, home_address, text) = (&policy.name, policy.home_address, event.describe());
-        match event {
-            Event::Discarded(_) => tracing::debug!(guest = name, %home_address, "{text}"),
-            _ if event.is_trouble() => tracing::warn!(guest = name, %home_address, "{text}"),
-            _ => tracing::info!(guest = name, %home_address, "{text}"),
-        }
-        match event.is_trouble() {
-            true => self.herald.warn(Some(policy), event.name(), &text),
-            false => self.herald.tell(Some(policy), event.name(), &text, None),
-        }
+        let weight = match event {
+            Event::Discarded(_) => Weight::Detail,
+            event => Weight::of(event.is_trouble()),
+        };
+        self.herald.announce(Some(policy), weight, event.name(), &event.describe(), None);
     }
 }

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Runner;
+use crate::daemon::herald::Weight;
 use crate::daemon::{clock, floor};
 use crate::home_network::Sighting;
 use crate::policy::{AttachMode, GuestPolicy};
@@ -49,7 +50,7 @@ impl Runner {
         if action.is_none() {
             // What an earlier run has left for it has no one to ask for it.
             if self.bindings.0.remove(&guest).is_some() {
-                self.scan_within(Duration::ZERO, now);
+                self.attention.scan_within(Duration::ZERO, now);
             }
         }
     }
@@ -126,7 +127,6 @@ impl Runner {
         // First what cannot wait.
         self.act(guest, action, now);
         let Some(policy) = self.roster.get(guest) else { return };
-        let (name, home_address) = (&policy.name, policy.home_address);
         let what = match (action, before) {
             (None, State::TakenOver { .. }) => {
                 "another host speaks for it, so this is taken for an echo; `kagemusha attach` if it really is here"
@@ -136,11 +136,8 @@ impl Runner {
             (Some(_), _) => "this host speaks for it now",
         };
         let text = format!("the guest is on its port, seen by {by}{}{what}", if what.is_empty() { "" } else { ": " });
-        match action {
-            Some(_) => tracing::info!(guest = name, %home_address, "{text}"),
-            None => tracing::debug!(guest = name, %home_address, "{text}"),
-        }
-        self.herald.tell(Some(policy), "guest-seen", &text, None);
+        let weight = if action.is_some() { Weight::News } else { Weight::Detail };
+        self.herald.announce(Some(policy), weight, "guest-seen", &text, None);
     }
 
     /// Somebody wants something of a guest. What was done, as a sentence.
@@ -221,16 +218,11 @@ impl Runner {
             _ => {}
         }
         if let Some(policy) = self.roster.get(guest) {
-            let (name, home_address, text) = (&policy.name, policy.home_address, event.describe(now));
-            match event {
-                Event::Discarded(_) => tracing::debug!(guest = name, %home_address, "{text}"),
-                _ if event.is_trouble() => tracing::warn!(guest = name, %home_address, "{text}"),
-                _ => tracing::info!(guest = name, %home_address, "{text}"),
-            }
-            match event.is_trouble() {
-                true => self.herald.warn(Some(policy), event.name(), &text),
-                false => self.herald.tell(Some(policy), event.name(), &text, after),
-            }
+            let weight = match event {
+                Event::Discarded(_) => Weight::Detail,
+                event => Weight::of(event.is_trouble()),
+            };
+            self.herald.announce(Some(policy), weight, event.name(), &event.describe(now), after);
         }
         // Ready again, in silence, for the day it comes back.
         if action == Some(Action::Prepare) {

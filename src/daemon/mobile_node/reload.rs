@@ -19,17 +19,7 @@ impl Runner {
     /// Reads the policy again. What has changed, or why nothing has, as a sentence.
     pub(super) async fn reload(&mut self, now: Instant) -> Result<String, String> {
         let outcome = self.try_reload(now).await;
-        match &outcome {
-            Ok(text) => {
-                tracing::info!("the policy was read again: {text}");
-                self.herald.tell(None, "reloaded", text, None);
-            }
-            Err(text) => {
-                tracing::error!("the policy stays as it was: {text}");
-                self.herald.warn(None, "reload-refused", text);
-            }
-        }
-        outcome
+        self.herald.reloaded(outcome)
     }
 
     async fn try_reload(&mut self, now: Instant) -> Result<String, String> {
@@ -37,13 +27,8 @@ impl Runner {
             return Err("the daemon is ending".to_owned());
         }
         let policy = self.source.read().map_err(|error| error.to_string())?;
-        let changes = self.roster.compare(&policy).map_err(|error| error.to_string())?;
-        let mut roster = self.roster.clone();
-        roster.take_settings(&policy);
-        for (id, guest) in &changes.changed {
-            roster.replace(*id, guest.clone());
-        }
-        let added: Vec<_> = changes.added.iter().map(|guest| roster.add(guest.clone())).collect();
+        // Those that are gone stay until they are de-registered.
+        let (roster, changes, added) = self.roster.renewed(&policy, false).map_err(|error| error.to_string())?;
         let opened = self.open_new_ports(&roster).await?;
         if let Err(error) = self.kernel.follow(&roster) {
             ports::close(&self.kernel.route().handle().clone(), opened).await;
@@ -171,7 +156,7 @@ impl Runner {
             tracing::error!("{error}");
         }
         self.publish(now);
-        self.scan_within(Duration::ZERO, now);
+        self.attention.scan_within(Duration::ZERO, now);
     }
 }
 

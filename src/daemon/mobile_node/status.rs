@@ -22,7 +22,7 @@ impl Runner {
             Request::Detach { guest, home: true } => self.send_home(&guest, now),
             Request::Prepare { guest } => self.command(&guest, Command::Prepare, now),
             Request::Reload => self.reload(now).await,
-            Request::SaExport { guests } => return self.export(&guests),
+            Request::SaExport { guests } => return Standing::export_of(&mut self.kernel, &self.roster, &guests),
             Request::SaImport { sequences } => self.import(&sequences),
             // The socket serves it by itself.
             Request::Watch => Ok(String::new()),
@@ -88,23 +88,6 @@ impl Runner {
             refused: view.and_then(|view| view.refused).map(|status| status.to_string()),
             next: view.and_then(|view| view.next).map(|(at, what)| Next { within: seconds(at), what: what.to_owned() }),
             ..Guest::new(&guest.name, guest.home_address, state)
-        }
-    }
-
-    fn export(&mut self, names: &[String]) -> Reply {
-        let mut guests = Vec::new();
-        for name in names {
-            match self.roster.guests().find(|(_, guest)| guest.name == *name) {
-                Some((_, guest)) => guests.push(guest.home_address),
-                None => return Reply::Error(format!("no guest {name:?} in the policy")),
-            }
-        }
-        if names.is_empty() {
-            guests = self.roster.policy().guests.iter().map(|guest| guest.home_address).collect();
-        }
-        match Standing::of(&mut self.kernel, self.roster.policy().home_agent.address, &guests) {
-            Ok(standing) => Reply::Sequences(standing.export()),
-            Err(error) => Reply::Error(error.to_string()),
         }
     }
 
