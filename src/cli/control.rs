@@ -13,9 +13,6 @@ use crate::daemon::control_socket;
 use crate::daemon::control_socket::client::{self, Error};
 use crate::daemon::control_socket::protocol::{Event, Guest, Reply, Request, Sequences, Status};
 
-/// Sequence numbers of some ten thousand guests are shorter than this, in octets.
-const IMPORT_LIMIT: u64 = 8 << 20;
-
 /// Which daemon.
 #[derive(Debug, Args)]
 pub(super) struct Daemon {
@@ -169,7 +166,7 @@ fn read_sequences(file: &Path) -> Result<Sequences, String> {
         Box::new(std::fs::File::open(file).map_err(|error| error.to_string())?)
     };
     let mut text = String::new();
-    reader.take(IMPORT_LIMIT).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    reader.take(control_socket::REQUEST_LIMIT).read_to_string(&mut text).map_err(|error| error.to_string())?;
     serde_json::from_str(&text).map_err(|error| format!("this is not what `kagemusha sa export` writes: {error}"))
 }
 

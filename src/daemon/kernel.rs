@@ -146,10 +146,7 @@ impl Kernel {
         self.reconciler.set_configuration(recognised);
         self.configuration = configuration;
         self.ids = roster.ids().to_vec();
-        let as_before = |sa: &SecurityAssociation| {
-            let mut associations = self.configuration.guests.iter().flat_map(|guest| guest.protection.associations());
-            associations.any(|configured| configured == sa)
-        };
+        let as_before = |sa: &SecurityAssociation| self.configuration.associations().any(|configured| configured == sa);
         let renewed: Vec<_> = self.ended.values().filter(|sa| !as_before(sa)).map(|sa| sa.key).collect();
         self.ended.retain(|key, _| !renewed.contains(key));
         self.ending.clear();
@@ -246,8 +243,7 @@ impl Kernel {
             return Some((sa.home_address, format!("the SA {spi:#x} ends soon by its lifetime: {todo}")));
         }
         self.ending.remove(&sa.key);
-        let associations = self.configuration.guests.iter().flat_map(|guest| guest.protection.associations());
-        let ended = associations.into_iter().find(|configured| configured.key == sa.key)?.clone();
+        let ended = self.configuration.association(&sa.key)?.clone();
         self.ended.insert(sa.key, ended);
         Some((
             sa.home_address,
@@ -291,9 +287,7 @@ impl Kernel {
     }
 
     fn set_position(&mut self, key: &AssociationKey, state: ReplayState) -> Result<(), Error> {
-        let associations = self.configuration.guests.iter().flat_map(|guest| guest.protection.associations());
-        let esp = associations.into_iter().find(|sa| sa.key == *key).and_then(|sa| sa.transform.esp());
-        let Some(esp) = esp else { return Ok(()) };
+        let Some(esp) = self.configuration.association(key).and_then(|sa| sa.transform.esp()) else { return Ok(()) };
         self.reconciler.xfrm().set_replay_state(key, esp, state).map_err(refused)
     }
 

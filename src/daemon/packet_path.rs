@@ -28,14 +28,10 @@ use crate::tunnel::{
     Carrier, Egress, Entry, ErrorLimits, Ingress, Offload, Outer, Reason, Table, egress, ingress, inner_mtu, vnet,
 };
 use crate::vocabulary::{GuestId, MacAddress};
-use crate::wire::ethernet;
+use crate::wire::{ethernet, ipv6};
 
 /// Frames of one port that wait for the event loop before more are dropped: no guest fills the queue of the others.
 pub const FRAMES_PER_PORT: usize = 64;
-/// Offset of the hop limit in an IPv6 header.
-const HOP_LIMIT: usize = 7;
-/// Offset of the destination in an IPv6 header.
-const DESTINATION: usize = 24;
 
 /// What the packet path tells the event loop.
 #[derive(Debug)]
@@ -181,7 +177,7 @@ fn ends(carrier: Carrier) -> Ends {
 
 /// The guest whose home address a packet is for.
 fn guest_of(view: &View, packet: &[u8]) -> Option<GuestId> {
-    Some(view.table.by_home_address(address_at(packet, DESTINATION)?)?.guest)
+    Some(view.table.by_home_address(address_at(packet, ipv6::offset::DESTINATION)?)?.guest)
 }
 
 /// From a port into the tunnel.
@@ -297,7 +293,7 @@ impl Judge for PortJudge {
     fn too_big(&mut self, packet: &mut [u8], guest: GuestId, offload: Option<Offload>, mtu: u32, now: Instant) {
         let _ = self.path.reports.try_send(Report::PathMtu { guest, mtu });
         // The packet as it came: it is told back, and its hop limit is looked at again.
-        if let Some(hop_limit) = packet.get_mut(HOP_LIMIT) {
+        if let Some(hop_limit) = packet.get_mut(ipv6::offset::HOP_LIMIT) {
             *hop_limit = hop_limit.saturating_add(1);
         }
         let view = self.view.get();

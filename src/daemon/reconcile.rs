@@ -274,7 +274,7 @@ impl Reconciler {
         let mut results = Vec::with_capacity(steps.len());
         for run in steps.chunk_by(together) {
             run.iter().for_each(|step| tracing::debug!(%step, "kernel state"));
-            if is_ipsec(run.first()) {
+            if run.first().is_some_and(Step::is_ipsec) {
                 results.extend(self.ipsec(run)?);
             } else {
                 let requests = stream::iter(run).map(|step| self.routing(step));
@@ -363,15 +363,8 @@ impl Reconciler {
             Step::RemoveRoute(key) => self.route.remove_route(key).await,
             Step::AddRule(rule) => self.route.add_rule(rule).await,
             Step::RemoveRule(rule) => self.route.remove_rule(rule).await,
-            Step::AddPolicy(_)
-            | Step::UpdatePolicy(_)
-            | Step::RemovePolicy(_)
-            | Step::AddAssociation(_)
-            | Step::UpdateAssociation(_)
-            | Step::ReplaceAssociation(_)
-            | Step::RemoveAssociation(_)
-            | Step::Migrate(_)
-            | Step::MoveAssociation { .. } => Ok(()),
+            // Those of IPsec, see `ipsec`.
+            _ => Ok(()),
         };
         result.map_err(|error| Error::Step {
             step: step.to_string(),
@@ -386,29 +379,12 @@ fn unanswered(step: &Step, error: &xfrm::Error) -> Error {
     Error::Step { step: step.to_string(), reason: error.to_string(), hint: None, answered: false }
 }
 
-fn is_ipsec(step: Option<&Step>) -> bool {
-    matches!(
-        step,
-        Some(
-            Step::AddPolicy(_)
-                | Step::UpdatePolicy(_)
-                | Step::RemovePolicy(_)
-                | Step::AddAssociation(_)
-                | Step::UpdateAssociation(_)
-                | Step::ReplaceAssociation(_)
-                | Step::RemoveAssociation(_)
-                | Step::Migrate(_)
-                | Step::MoveAssociation { .. }
-        )
-    )
-}
-
 /// Whether two steps that follow each other go out together: those of IPsec, which the kernel takes in their order, and those of one kind for
 /// which the order does not matter.
 fn together(one: &Step, next: &Step) -> bool {
     let unordered = matches!(one, Step::AddRoute(_) | Step::RemoveRoute(_) | Step::AddRule(_) | Step::RemoveRule(_));
     let alone = |step| matches!(step, &Step::MoveAssociation { .. });
-    let ipsec = is_ipsec(Some(one)) && is_ipsec(Some(next)) && !alone(one) && !alone(next);
+    let ipsec = one.is_ipsec() && next.is_ipsec() && !alone(one) && !alone(next);
     ipsec || unordered && discriminant(one) == discriminant(next)
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::compile::{Bindings, Configuration};
+use super::configuration::{Bindings, Configuration};
 use super::{DELIVERY_RULE, KernelState, protocol};
 use crate::ipsec::{AssociationKey, Transform};
 use crate::policy::Role;

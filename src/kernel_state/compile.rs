@@ -1,8 +1,8 @@
 //! From configuration and bindings to the wanted kernel state.
 
-use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
+use super::configuration::{Bindings, Configuration, Guest, Site};
 use super::object::{Address, Link, LinkKind, Route, RouteKey, RouteKind, Rule};
 use super::{
     DEAD_END_TABLE, DELIVERY_RULE, DELIVERY_TABLE, ESP_TUNNEL_LINK, ESP_TUNNEL_TABLE, HOME_ADDRESS_LINK,
@@ -10,59 +10,13 @@ use super::{
     protocol,
 };
 use crate::ipsec::{AssociationKey, Class, Direction, SecurityAssociation, Selector, Toward, Transform, UpperLayer};
-use crate::policy::{GuestPolicy, Policy, Protection, Role};
-use crate::vocabulary::{GuestId, Prefix};
+use crate::policy::Role;
+use crate::vocabulary::Prefix;
 
 /// Metric of our routes in tables of our own: the kernel's default, given explicitly because it belongs to a route's name.
 const METRIC: u32 = 1024;
 /// Metric of the routes to bound guests on a home agent.
 const GUEST_METRIC: u32 = 64;
-
-/// What of a policy file concerns the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Configuration {
-    /// Our side.
-    pub role: Role,
-    /// Address of the home agent.
-    pub home_agent: Ipv6Addr,
-    /// The guests; a [`GuestId`] is an index in here.
-    pub guests: Vec<Guest>,
-}
-
-/// What of a guest concerns the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guest {
-    /// Its home address.
-    pub home_address: Ipv6Addr,
-    /// How its signaling is protected.
-    pub protection: Protection,
-}
-
-impl From<&Policy> for Configuration {
-    fn from(policy: &Policy) -> Self {
-        let guest =
-            |guest: &GuestPolicy| Guest { home_address: guest.home_address, protection: guest.protection.clone() };
-        Self {
-            role: policy.role,
-            home_agent: policy.home_agent.address,
-            guests: policy.guests.iter().map(guest).collect(),
-        }
-    }
-}
-
-/// Facts about this machine that the wanted state depends on.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Site {
-    /// Mobile-node role: name of the link to the foreign network.
-    pub uplink: Option<String>,
-    /// The kernel's own IPv6-in-IPv6 receiver is loaded (`/sys/module/tunnel6`): it answers tunnelled packets that no
-    /// tunnel link takes with an ICMPv6 error, beside handing them to raw sockets. A sink link takes them.
-    pub tunnel6_loaded: bool,
-}
-
-/// The care-of address to be secured, by guest.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Bindings(pub BTreeMap<GuestId, Ipv6Addr>);
 
 /// The state that shall be in force.
 pub fn compile(configuration: &Configuration, bindings: &Bindings, site: &Site) -> KernelState {

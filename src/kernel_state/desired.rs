@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
-use super::compile::{Bindings, Configuration, Site, compile};
+use super::compile::compile;
+use super::configuration::{Bindings, Configuration, Site};
 use super::{KernelState, Plan, diff};
 use crate::vocabulary::GuestId;
 

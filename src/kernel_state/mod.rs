@@ -14,6 +14,7 @@
 mod adoption;
 mod compile;
 mod concern;
+mod configuration;
 mod desired;
 mod display;
 mod object;
@@ -23,7 +24,8 @@ mod protect;
 mod tunnels;
 
 pub use adoption::{Adopted, adopted};
-pub use compile::{Bindings, Configuration, Guest, Site, at_rest, compile};
+pub use compile::{at_rest, compile};
+pub use configuration::{Bindings, Configuration, Guest, Site};
 pub use desired::{Change, Desired};
 pub use object::{Address, Link, LinkKind, Route, RouteKey, RouteKind, Rule};
 pub use ownership::{Ownership, owned};

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv6Addr;
 
-use super::compile::Configuration;
+use super::configuration::Configuration;
 use super::object::LinkKind;
 use super::{
     DELIVERY_RULE, FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE, PROTECTING_PRIORITY, ROUTE_PROTOCOL,

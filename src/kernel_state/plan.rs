@@ -72,6 +72,30 @@ pub struct Migration {
 }
 
 impl Step {
+    /// Whether it is about an SA or a policy; the others are about links, addresses, routes and rules.
+    pub fn is_ipsec(&self) -> bool {
+        match self {
+            Self::AddPolicy(_)
+            | Self::UpdatePolicy(_)
+            | Self::RemovePolicy(_)
+            | Self::AddAssociation(_)
+            | Self::UpdateAssociation(_)
+            | Self::ReplaceAssociation(_)
+            | Self::RemoveAssociation(_)
+            | Self::Migrate(_)
+            | Self::MoveAssociation { .. } => true,
+            Self::AddLink(_)
+            | Self::UpdateLink(_)
+            | Self::RemoveLink(_)
+            | Self::SetAddress(_)
+            | Self::RemoveAddress(_)
+            | Self::AddRoute(_)
+            | Self::RemoveRoute(_)
+            | Self::AddRule(_)
+            | Self::RemoveRule(_) => false,
+        }
+    }
+
     /// Whether an ESP SA comes of it that was not there before.
     pub fn makes_association(&self) -> bool {
         match self {

@@ -12,7 +12,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::compile::{Configuration, Guest};
+use super::configuration::{Configuration, Guest};
 use super::{FAILSAFE_PRIORITY, KernelState, NEIGHBOR_DISCOVERY_PRIORITY, class_priority, protocol};
 use crate::ipsec::{
     Action, AssociationKey, Class, Direction, EspMode, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy,

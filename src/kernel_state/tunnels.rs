@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
-use super::compile::Configuration;
+use super::configuration::Configuration;
 use crate::ipsec::{AssociationKey, Class, Toward};
 
 /// Finds the SA of the policy file for one that the kernel holds.

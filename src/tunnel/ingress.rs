@@ -13,7 +13,6 @@ use crate::vocabulary::GuestId;
 use crate::wire::{icmpv6, ipv6};
 
 /// Offset of the hop limit in an IPv6 header.
-const HOP_LIMIT: usize = 7;
 
 /// Code of time exceeded: hop limit exceeded in transit (RFC 4443 §3.3).
 const HOP_LIMIT_EXCEEDED: u8 = 0;
@@ -86,7 +85,7 @@ pub fn process_offloaded<'a>(
         let error = Error { reason: Reason::PacketTooBig, guest: entry.guest, source: entry.router, mtu };
         return error.answer(&inner, packet, limits, now);
     }
-    if let Some(hop_limit) = packet.get_mut(HOP_LIMIT) {
+    if let Some(hop_limit) = packet.get_mut(ipv6::offset::HOP_LIMIT) {
         *hop_limit = hop_limit.saturating_sub(1);
     }
     forward(entry.guest, &inner, packet, offload, (care_of, home_agent))

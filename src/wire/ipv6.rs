@@ -9,6 +9,16 @@ const OBJECT: &str = "IPv6 packet";
 /// Length of the IPv6 header in octets.
 pub const HEADER_LENGTH: usize = 40;
 
+/// Where fields stand in the header, in octets (RFC 8200 §3), for those who edit a packet in place.
+pub mod offset {
+    /// Hop limit, one octet.
+    pub const HOP_LIMIT: usize = 7;
+    /// Source address.
+    pub const SOURCE: usize = 8;
+    /// Destination address.
+    pub const DESTINATION: usize = 24;
+}
+
 /// The MTU every IPv6 link has at least, in octets (RFC 8200 §5).
 pub const MINIMUM_MTU: usize = 1280;
 

@@ -28,7 +28,7 @@ const CLIENTS: usize = 16;
 /// Requests that wait for the event loop.
 const WAITING: usize = 4;
 /// Longest request in octets: sequence numbers of some ten thousand guests.
-const REQUEST_LIMIT: u64 = 8 << 20;
+pub const REQUEST_LIMIT: u64 = 8 << 20;
 /// A request must be there whole within this time, and an answer be taken.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Events that are kept for a client that is behind.

@@ -71,8 +71,6 @@ pub struct Engine {
     end: End,
     core: Core,
     device: Arc<Device>,
-    tier: Tier,
-    description: String,
 }
 
 impl Engine {
@@ -108,7 +106,7 @@ impl Engine {
         path.publish(view.clone());
         path.start_port(0, Arc::clone(&device))?;
         path.start_tunnel()?;
-        Ok(Self::started(End::MobileNode { path, like: Box::new(view) }, device, core))
+        Ok(Self { end: End::MobileNode { path, like: Box::new(view) }, core, device })
     }
 
     /// Starts the end at the home agent.
@@ -127,12 +125,7 @@ impl Engine {
         };
         path.publish(end.table);
         path.start()?;
-        Ok(Self::started(End::HomeAgent { path }, device, core))
-    }
-
-    fn started(end: End, device: Arc<Device>, core: Core) -> Self {
-        let (tier, description) = (core.tier, core.description.clone());
-        Self { end, core, device, tier, description }
+        Ok(Self { end: End::HomeAgent { path }, core, device })
     }
 
     /// Replaces the table at the host of guests; nothing happens at a home agent.
@@ -152,7 +145,6 @@ impl Engine {
     /// Hands packets to an accelerator from now on. What it leaves goes through the threads as before.
     pub fn accelerate(&mut self, accelerator: Box<dyn Accelerator>) {
         self.core.accelerate(accelerator);
-        (self.tier, self.description) = (self.core.tier, self.core.description.clone());
     }
 
     /// What an accelerator has carried so far, by home address; nothing of the threads is in it.
@@ -177,11 +169,11 @@ impl Engine {
 
     /// The tier that was chosen.
     pub fn tier(&self) -> Tier {
-        self.tier
+        self.core.tier
     }
 
     /// The tier and what it does with this kernel, in words.
     pub fn description(&self) -> &str {
-        &self.description
+        &self.core.description
     }
 }

@@ -1,7 +1,7 @@
 //! How tunnel packets leave: many with one system call, by a packet socket when the neighbour is known, otherwise by a raw one.
 
 use std::io::{self, IoSlice};
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::SocketAddrV6;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
@@ -60,12 +60,6 @@ pub struct Piece<'a> {
     pub head: &'a [u8],
     /// The rest of the inner packet.
     pub rest: &'a [u8],
-}
-
-impl Piece<'_> {
-    fn inner_length(&self) -> usize {
-        self.head.len().saturating_sub(ROOM) + self.rest.len()
-    }
 }
 
 /// A packet that does not fit its path, by its number among those given.
@@ -187,7 +181,6 @@ impl Sender {
         self.keeper.look();
         let Encapsulation { ends, traffic_class, .. } = piece.encapsulation;
         let packet = [piece.head.get(ROOM..).unwrap_or_default(), piece.rest].concat();
-        debug_assert_eq!(packet.len(), piece.inner_length());
         match self.tunnel.send(ends.source, ends.destination, traffic_class, &packet) {
             Sent::Yes => Ok(()),
             Sent::TooBig(mtu) => Err(mtu),
@@ -211,9 +204,4 @@ fn send_some(socket: impl AsFd, messages: &[Outgoing<'_>]) -> io::Result<usize> 
         thread::sleep,
     )?;
     Ok(sent)
-}
-
-/// The ends of a tunnel.
-pub fn ends(source: Ipv6Addr, destination: Ipv6Addr) -> Ends {
-    Ends { source, destination }
 }

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::paths::{Path, Paths};
-use super::sender::{Encapsulation, Piece, ROOM, Sender, TooBig, ends};
+use super::core::address_at;
+use super::paths::{Ends, Path, Paths};
+use super::sender::{Encapsulation, Piece, ROOM, Sender, TooBig};
 use super::super_packet::Entrance;
 use crate::daemon::clock;
 use crate::daemon::pace::Patience;
@@ -39,9 +40,6 @@ const SUPER_HOP_LIMIT: u8 = 48;
 const HOLD_TICK: Duration = Duration::from_millis(2);
 /// Without packets for so long, memory is given back.
 const IDLE: Duration = Duration::from_secs(2);
-
-/// Offset of the hop limit in an IPv6 header.
-const HOP_LIMIT: usize = 7;
 
 /// Decides on what was read. One for each role.
 pub trait Judge {
@@ -261,7 +259,7 @@ impl<J: Judge> Lane<J> {
             length: forward.packet.len(),
             guest: forward.guest,
             encapsulation: Encapsulation {
-                ends: ends(forward.source, forward.destination),
+                ends: Ends { source: forward.source, destination: forward.destination },
                 traffic_class: forward.traffic_class,
                 flow_label: forward.flow_label,
             },
@@ -300,14 +298,14 @@ impl<J: Judge> Lane<J> {
 
     /// Sends what waits.
     fn flush(&mut self) {
+        let paths = self.paths.get();
+        for Pending { slot, length, encapsulation, .. } in &self.pending {
+            let from = slot * SLOT + READ_AT + VNET_HEADER_LENGTH + J::LINK_HEADER - ROOM;
+            let next_hop = next_hop(paths.get(encapsulation.ends));
+            encapsulation.write(self.slots.get_mut(from..).unwrap_or_default(), next_hop, *length);
+        }
         let mut at = 0;
         while at < self.pending.len() {
-            let paths = self.paths.get();
-            for Pending { slot, length, encapsulation, .. } in &self.pending {
-                let from = slot * SLOT + READ_AT + VNET_HEADER_LENGTH + J::LINK_HEADER - ROOM;
-                let next_hop = next_hop(paths.get(encapsulation.ends));
-                encapsulation.write(self.slots.get_mut(from..).unwrap_or_default(), next_hop, *length);
-            }
             let pieces: Vec<_> = self
                 .pending
                 .iter()
@@ -408,8 +406,8 @@ fn next_hop(path: Option<&Path>) -> Option<&super::paths::NextHop> {
 /// Whether the kernel's routing takes a whole packet to the tunnel: plain TCP or UDP, far from the end of its hop limit, and not to
 /// this host itself.
 fn may_be_routed(packet: &[u8], offload: &Offload, paths: &Paths) -> bool {
-    let destination = packet.get(24..ipv6::HEADER_LENGTH).and_then(|octets| octets.first_chunk::<16>());
+    let destination = address_at(packet, ipv6::offset::DESTINATION);
     usize::from(offload.checksum_start) == ipv6::HEADER_LENGTH
-        && packet.get(HOP_LIMIT).is_some_and(|hop_limit| *hop_limit >= SUPER_HOP_LIMIT)
-        && destination.is_some_and(|octets| !paths.is_own((*octets).into()))
+        && packet.get(ipv6::offset::HOP_LIMIT).is_some_and(|hop_limit| *hop_limit >= SUPER_HOP_LIMIT)
+        && destination.is_some_and(|address| !paths.is_own(address))
 }

@@ -21,10 +21,7 @@ use crate::tunnel::home_agent::{from_mobile_node_offloaded, to_mobile_node_offlo
 use crate::tunnel::ingress::Forward;
 use crate::tunnel::{Egress, ErrorLimits, HomeAgentTable, Ingress, Offload, Outer, Reason, inner_mtu};
 use crate::vocabulary::GuestId;
-
-/// Offsets of the addresses in an IPv6 header.
-const SOURCE: usize = 8;
-const DESTINATION: usize = 24;
+use crate::wire::ipv6::offset::{DESTINATION, SOURCE};
 
 /// The packet path: between the TUN that the kernel routes bound home addresses to, and the tunnel.
 #[derive(Debug, Clone)]
