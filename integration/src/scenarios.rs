@@ -100,8 +100,6 @@ mod sa_lifetime;
 mod sequence_135;
 #[path = "../scenarios/spoofed-source-dropped/scenario.rs"]
 mod spoofed_source_dropped;
-#[path = "../scenarios/tampering-repaired/scenario.rs"]
-mod tampering_repaired;
 #[path = "../scenarios/the-lab-itself/scenario.rs"]
 mod the_lab_itself;
 #[path = "../scenarios/two-guests-one-host/scenario.rs"]
@@ -167,7 +165,6 @@ pub(crate) const ALL: &[&Scenario] = &[
     &policy_class_return_routability::SCENARIO,
     &policy_class_tunnel_mobility_headers::SCENARIO,
     &policy_class_tunnel_payload::SCENARIO,
-    &tampering_repaired::SCENARIO,
     &wrong_key_silent::SCENARIO,
     &home_agent_restart::SCENARIO,
     &mobile_node_restart::SCENARIO,

@@ -48,16 +48,8 @@ fn is_carried(class: Class) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{KeyError, KeySource, load_mobile_node};
-
-    struct SomeKeys;
-
-    impl KeySource for SomeKeys {
-        fn read_key(&self, path: &std::path::Path) -> Result<crate::ipsec::SecretKey, KeyError> {
-            let seed = path.to_string_lossy().bytes().fold(0u8, u8::wrapping_add);
-            Ok(crate::ipsec::SecretKey::new((0..32).map(|octet| seed.wrapping_add(octet)).collect()))
-        }
-    }
+    use crate::policy::load_mobile_node;
+    use crate::policy::testing::SomeKeys;
 
     #[test]
     fn classes_that_would_leave_plain_are_refused() {

@@ -66,6 +66,8 @@ struct Runner<'a> {
     carriers: BTreeMap<GuestId, std::net::Ipv6Addr>,
     asked: Vec<(GuestId, Generation)>,
     path: Path,
+    /// Whether the packet path has to be told of something: once for all that comes together.
+    stale: bool,
     attention: Attention,
 }
 
@@ -121,12 +123,12 @@ async fn start_and_serve(
         carriers: BTreeMap::new(),
         asked: Vec::new(),
         path,
+        stale: true,
         attention: Attention::new(clock::now()),
         roster,
         source,
     };
     runner.path.start().map_err(|source| Error::socket("a thread", source))?;
-    runner.publish();
     // The policies that let binding updates in.
     runner.reconcile(clock::now()).await;
     let result = match signals.leave_asked().await {
@@ -232,7 +234,7 @@ impl Runner<'_> {
             Ok(link) if link.index == self.home_link.link.index => {
                 if link.mtu != self.home_link.link.mtu {
                     self.home_link.link.mtu = link.mtu;
-                    self.publish();
+                    self.stale = true;
                     let mtu = inner_mtu(link.mtu as usize) as u32;
                     if let Err(error) = ports::bring_up(&handle, HOME_AGENT_TUNNEL_LINK, mtu).await {
                         tracing::warn!("{error}");
@@ -258,6 +260,9 @@ impl Runner<'_> {
             while let Some(output) = self.engine.poll_output() {
                 progress = true;
                 self.perform(output);
+            }
+            if std::mem::take(&mut self.stale) {
+                self.publish();
             }
             if !self.asked.is_empty() {
                 progress = true;
@@ -308,7 +313,7 @@ impl Runner<'_> {
                     Some(binding) => self.carriers.insert(guest, binding.care_of),
                     None => self.carriers.remove(&guest),
                 };
-                self.publish();
+                self.stale = true;
             }
             Output::Event { guest, event } => {
                 self.tell(guest, &event);

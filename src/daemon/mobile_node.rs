@@ -71,6 +71,8 @@ struct Runner {
     routed_packets: Option<(PacketSocket, AsyncFd<OwnedFd>)>,
     bindings: Bindings,
     carriers: BTreeMap<GuestId, Carrier>,
+    /// Whether the packet path has to be told of something: once for all that comes together.
+    stale: bool,
     /// Path MTUs in octets that packets of guests have found out.
     path_mtus: BTreeMap<GuestId, u32>,
     /// Why there is no uplink, as it was last told.
@@ -172,6 +174,7 @@ impl Runner {
             uplink: None,
             routed_packets: None,
             carriers: BTreeMap::new(),
+            stale: true,
             path_mtus: BTreeMap::new(),
             unfit: None,
             asked: Vec::new(),
@@ -270,10 +273,10 @@ impl Runner {
             }
         }
         if !renewed.is_empty() {
-            self.publish(now);
+            self.stale = true;
         }
         self.look_at_uplink(now).await;
-        self.look_at_path_mtus(now);
+        self.look_at_path_mtus();
         self.reconcile(now).await;
         self.kernel.reserve();
     }
@@ -297,6 +300,10 @@ impl Runner {
             while let Some(output) = self.engine.poll_output() {
                 progress = true;
                 self.perform(output, now);
+            }
+            if std::mem::take(&mut self.stale) {
+                progress = true;
+                self.publish(now);
             }
             for port in 0..self.networks.len() {
                 while let Some(output) = self.networks.get_mut(port).and_then(PseudoHomeNetwork::poll_output) {
@@ -349,12 +356,12 @@ impl Runner {
                 let text = format!("binding update {sequence} to {destination}");
                 self.herald.tell(self.roster.get(guest), "binding-update", &text, after);
             }
-            Output::Binding { guest, binding } => self.set_carrier(guest, binding, now),
+            Output::Binding { guest, binding } => self.set_carrier(guest, binding),
             Output::Event { guest, event } => self.on_event(guest, event, now),
         }
     }
 
-    fn set_carrier(&mut self, guest: GuestId, binding: Option<Binding>, now: Instant) {
+    fn set_carrier(&mut self, guest: GuestId, binding: Option<Binding>) {
         match binding {
             Some(Binding { care_of, home_agent, .. }) => {
                 self.carriers.insert(guest, Carrier { care_of, home_agent });
@@ -363,7 +370,7 @@ impl Runner {
                 self.carriers.remove(&guest);
             }
         }
-        self.publish(now);
+        self.stale = true;
     }
 
     /// Brings the kernel to what the bindings ask for and tells the engine.
@@ -394,7 +401,7 @@ impl Runner {
                 }
                 drop(place);
             }
-            Some(Report::PathMtu { guest, mtu }) => self.path_is_narrow(guest, mtu, now),
+            Some(Report::PathMtu { guest, mtu }) => self.path_is_narrow(guest, mtu),
             Some(Report::PortLost { .. }) => self.attention.changed(Change::Routing, now),
             Some(Report::ThreadDied) => return Err(Error::Thread),
             None => {}

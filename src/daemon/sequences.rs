@@ -413,16 +413,8 @@ fn name(key: &AssociationKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{KeyError, KeySource, load_home_agent, load_mobile_node};
-
-    struct SomeKeys;
-
-    impl KeySource for SomeKeys {
-        fn read_key(&self, path: &std::path::Path) -> Result<crate::ipsec::SecretKey, KeyError> {
-            let seed = path.to_string_lossy().bytes().fold(0u8, u8::wrapping_add);
-            Ok(crate::ipsec::SecretKey::new(vec![seed; 32]))
-        }
-    }
+    use crate::policy::testing::SomeKeys;
+    use crate::policy::{load_home_agent, load_mobile_node};
 
     fn ledger(directory: &std::path::Path, role: Role) -> Ledger {
         let policy = match role {

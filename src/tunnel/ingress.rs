@@ -12,8 +12,6 @@ use super::{ecn, table};
 use crate::vocabulary::GuestId;
 use crate::wire::{icmpv6, ipv6};
 
-/// Offset of the hop limit in an IPv6 header.
-
 /// Code of time exceeded: hop limit exceeded in transit (RFC 4443 §3.3).
 const HOP_LIMIT_EXCEEDED: u8 = 0;
 

@@ -26,7 +26,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 /// What is aimed at.
 const AIM: Duration = Duration::from_millis(100);
 /// What is asserted: other programs may have the machine for a while.
-const LIMIT: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_millis(500);
 
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;

@@ -55,7 +55,7 @@ impl Runner<'_> {
             self.engine.add_guest(id, home_address, last_sequence);
         }
         self.reconcile(now).await;
-        self.publish();
+        self.stale = true;
         Ok(changes.describe())
     }
 

@@ -20,12 +20,10 @@ impl Runner {
         for guest in self.roster.ids().to_vec() {
             self.know(guest);
         }
-        self.publish(now);
         self.look_at_uplink(now).await;
         for guest in self.roster.ids().to_vec() {
             self.begin_guest(guest, now);
         }
-        self.publish(now);
     }
 
     /// Makes a guest known to the engine, silent.
@@ -85,7 +83,7 @@ impl Runner {
             }
         }
         self.tell_state(guest);
-        self.publish(now);
+        self.stale = true;
     }
 
     /// The guest is carried no more: its next frame is a sign of it.
@@ -181,7 +179,7 @@ impl Runner {
             self.kernel.raise_to_clock(policy.home_address);
         }
         self.engine.release(guest, self.care_of_address(), now);
-        self.publish(now);
+        self.stale = true;
         tracing::info!(guest = name, "by command: goes home, is being de-registered");
         Ok(format!("{name} is being de-registered"))
     }
@@ -231,10 +229,10 @@ impl Runner {
         }
         match event {
             Event::Deregistered(_) => {
-                self.publish(now);
+                self.stale = true;
                 self.forget(guest, now);
             }
-            Event::Stopped(_) => self.publish(now),
+            Event::Stopped(_) => self.stale = true,
             _ => {}
         }
     }

@@ -52,7 +52,7 @@ impl Runner {
         }
         self.follow_hypervisors();
         self.look_at_uplink(now).await;
-        self.publish(now);
+        self.stale = true;
         self.reconcile(now).await;
         // Keys that the home agent does not have yet show now, and not when the binding ends.
         for (id, guest) in &changes.changed {
@@ -155,7 +155,7 @@ impl Runner {
         if let Err(error) = self.kernel.follow(&self.roster) {
             tracing::error!("{error}");
         }
-        self.publish(now);
+        self.stale = true;
         self.attention.scan_within(Duration::ZERO, now);
     }
 }

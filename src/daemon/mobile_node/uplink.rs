@@ -107,7 +107,7 @@ impl Runner {
                 self.engine.care_of_changed(*guest, care_of, now);
             }
         }
-        self.publish(now);
+        self.stale = true;
         true
     }
 
@@ -126,16 +126,16 @@ impl Runner {
     }
 
     /// A packet did not fit.
-    pub(super) fn path_is_narrow(&mut self, guest: GuestId, mtu: u32, now: Instant) {
+    pub(super) fn path_is_narrow(&mut self, guest: GuestId, mtu: u32) {
         if self.path_mtus.insert(guest, mtu) != Some(mtu) {
             tracing::info!(guest = self.name(guest), "the path to the home agent takes packets of {mtu} octets");
-            self.publish(now);
+            self.stale = true;
         }
     }
 
     /// The kernel forgets a path MTU after some minutes (`net.ipv6.route.mtu_expires`), and the guests may try larger packets then
     /// (RFC 8201 §4).
-    pub(super) fn look_at_path_mtus(&mut self, now: Instant) {
+    pub(super) fn look_at_path_mtus(&mut self) {
         let current = |guest: &GuestId, known: u32| match self.carriers.get(guest) {
             Some(Carrier { care_of, home_agent }) => raw_socket::path_mtu(*care_of, *home_agent).unwrap_or(known),
             None => known,
@@ -149,7 +149,7 @@ impl Runner {
             changed = true;
         }
         if changed {
-            self.publish(now);
+            self.stale = true;
         }
     }
 }
