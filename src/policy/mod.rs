@@ -20,6 +20,8 @@ mod report;
 mod resolve;
 mod schema;
 mod syntax;
+#[cfg(test)]
+pub(crate) mod testing;
 mod value;
 
 use std::sync::Arc;
@@ -102,23 +104,4 @@ fn load(role: Role, file_name: &str, text: &str, keys: Option<&dyn KeySource>) -
     let file: schema::File =
         toml::from_str(text).map_err(|error| Report::new(vec![syntax::diagnose(&source, &error)]))?;
     Resolver::new(role, source, keys).resolve(&file)
-}
-
-/// What tests of other layers need of policies.
-#[cfg(test)]
-pub(crate) mod testing {
-    use std::path::Path;
-
-    use super::{KeyError, KeySource};
-    use crate::ipsec::SecretKey;
-
-    /// A key of 32 octets for every path, another one for each.
-    pub(crate) struct SomeKeys;
-
-    impl KeySource for SomeKeys {
-        fn read_key(&self, path: &Path) -> Result<SecretKey, KeyError> {
-            let seed = path.to_string_lossy().bytes().fold(0u8, u8::wrapping_add);
-            Ok(SecretKey::new((0..32).map(|octet| seed.wrapping_add(octet)).collect()))
-        }
-    }
 }

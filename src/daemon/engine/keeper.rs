@@ -1,6 +1,7 @@
 //! The thread that keeps [`Paths`] true: it asks the kernel for routes, neighbours and path MTUs, again after every
 //! notification, and opens an ear on each interface that tunnel packets come in by.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,6 +23,7 @@ use crate::daemon::shared::Shared;
 use crate::daemon::{clock, raw_socket};
 use crate::ipsec::{Selector, UpperLayer};
 use crate::tunnel::Counters;
+use crate::vocabulary::MacAddress;
 use crate::wire::numbers::protocol;
 
 /// Changes come in groups: the others that belong to one are waited for.
@@ -135,6 +137,14 @@ struct Look {
     shown: String,
 }
 
+/// What one look has found out already: most tunnels leave by the same interface, to the same router.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The MAC address of an interface, by its index; none where no frames can be sent.
+    interfaces: BTreeMap<u32, Option<MacAddress>>,
+    neighbours: BTreeMap<(u32, Ipv6Addr), Option<MacAddress>>,
+}
+
 impl Look {
     fn run(&mut self, keeper: &Keeper) {
         let mut next_tick: Instant = clock::now() + TICK;
@@ -202,15 +212,13 @@ impl Look {
     fn renew(&mut self, keeper: &Keeper) {
         let wanted = keeper.wanted.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let protected = self.protected();
-        let (mut interfaces, mut ways) = (Vec::new(), Ways::new());
+        let (mut seen, mut ways) = (Seen::default(), Ways::new());
         let paths: Vec<Path> = wanted
             .iter()
             .map(|wanted| {
                 let direct = !protected.iter().any(|selector| covers(selector, wanted.ends));
-                let known = interfaces.len();
-                let path = self.path(wanted, direct, &mut interfaces);
-                let way = interfaces.get(known).filter(|_| path.mtu >= WHOLE_PATH_MTU);
-                ways.extend(way.map(|interface| (path.ends, *interface)));
+                let (path, interface) = self.path(wanted, direct, &mut seen);
+                ways.extend(interface.filter(|_| path.mtu >= WHOLE_PATH_MTU).map(|interface| (path.ends, interface)));
                 path
             })
             .collect();
@@ -223,33 +231,38 @@ impl Look {
         };
         self.tell(&paths, wanted.iter().any(|wanted| protected.iter().any(|s| covers(s, wanted.ends))));
         keeper.paths.replace(Paths::new(paths, own));
-        interfaces.sort_unstable();
-        interfaces.dedup();
-        keeper.ears.listen(&interfaces);
+        let interfaces = seen.interfaces.into_iter().filter_map(|(index, mac)| mac.map(|_| index));
+        keeper.ears.listen(&interfaces.collect::<Vec<_>>());
         keeper.acceleration.ways_changed(ways);
     }
 
-    fn path(&mut self, wanted: &Wanted, direct: bool, interfaces: &mut Vec<u32>) -> Path {
+    /// The way of a tunnel, and the interface it leaves by when frames can be sent there.
+    fn path(&mut self, wanted: &Wanted, direct: bool, seen: &mut Seen) -> (Path, Option<u32>) {
         let Ends { source, destination } = wanted.ends;
         let mtu = raw_socket::path_mtu(source, destination).unwrap_or(u32::MAX);
         let mut path = Path { ends: wanted.ends, next_hop: None, mtu, encapsulates: false };
         if !direct {
-            return path;
+            return (path, None);
         }
-        let Ok(Some(way)) = self.query.way(Some(source), destination) else { return path };
-        let Ok(interface) = self.query.interface(way.interface) else { return path };
-        let Some(own) = interface.mac else { return path };
-        interfaces.push(way.interface);
+        let Ok(Some(way)) = self.query.way(Some(source), destination) else { return (path, None) };
+        let query = &mut self.query;
+        let own =
+            *seen.interfaces.entry(way.interface).or_insert_with(|| query.mac_address(way.interface).ok().flatten());
+        let Some(own) = own else { return (path, None) };
         if mtu < WHOLE_PATH_MTU {
-            return path;
+            return (path, Some(way.interface));
         }
-        if let Ok(Some(neighbour)) = self.query.neighbour(way.interface, way.next_hop) {
+        let neighbour = *seen
+            .neighbours
+            .entry((way.interface, way.next_hop))
+            .or_insert_with(|| query.neighbour(way.interface, way.next_hop).ok().flatten());
+        if let Some(neighbour) = neighbour {
             path.next_hop = NextHop::new(way.interface, way.next_hop, own, neighbour).ok();
         }
         if let Some(super_packets) = &mut self.super_packets {
-            path.encapsulates = super_packets.route(&mut self.query, wanted, way.interface);
+            path.encapsulates = super_packets.route(query, wanted, way.interface);
         }
-        path
+        (path, Some(way.interface))
     }
 
     /// The selectors of policies of IPsec that may be about tunnels, whose packets packet sockets would carry past them. When they cannot be

@@ -5,6 +5,7 @@
 //! Rules send TCP and UDP that come in by the TUN to a table with nothing but the encapsulating routes; what has the outer header, of
 //! protocol 41, falls through them to the host's own routes.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
@@ -50,7 +51,7 @@ const TRIAL_TIME: Duration = Duration::from_millis(200);
 pub struct SuperPackets {
     device: Arc<Device>,
     /// The routes there are, with the interface of each.
-    routes: Vec<(Wanted, u32)>,
+    routes: BTreeMap<Wanted, u32>,
 }
 
 impl SuperPackets {
@@ -78,7 +79,7 @@ impl SuperPackets {
         let tried = try_out(&mut query, &device, index);
         remove_trial(&mut query, index);
         tried?;
-        Ok(Self { device, routes: Vec::new() })
+        Ok(Self { device, routes: BTreeMap::new() })
     }
 
     /// Where super-packets are written.
@@ -94,36 +95,37 @@ impl SuperPackets {
         };
         // The kernel chooses the outer source as for any packet of its own.
         let usable = preferred == Some(wanted.ends.source);
-        let known = self.routes.contains(&(*wanted, interface));
+        let known = self.routes.get(wanted) == Some(&interface);
         if known && usable {
             return true;
         }
-        self.forget(query, |(route, _)| route == wanted);
+        if let Some(interface) = self.routes.remove(wanted) {
+            forget(query, wanted, interface);
+        }
         let message = route(to(wanted), wanted.ends.source, wanted.ends.destination, interface);
         if !usable || query.put(RouteNetlinkMessage::NewRoute(message)).is_err() {
             return false;
         }
-        self.routes.push((*wanted, interface));
+        self.routes.insert(*wanted, interface);
         true
     }
 
-    /// Removes the routes of tunnels that are not wanted any more.
+    /// Removes the routes of tunnels that are not among these, which are in order.
     pub fn forget_all_but(&mut self, query: &mut Query, wanted: &[Wanted]) {
-        self.forget(query, |(route, _)| !wanted.contains(route));
-    }
-
-    fn forget(&mut self, query: &mut Query, which: impl Fn(&(Wanted, u32)) -> bool) {
-        self.routes.retain(|known| {
-            let (wanted, interface) = known;
-            if which(known) {
-                let message = route(to(wanted), wanted.ends.source, wanted.ends.destination, *interface);
-                // One that is gone with its interface is gone.
-                let _ = query.remove(RouteNetlinkMessage::DelRoute(message));
-                return false;
+        self.routes.retain(|known, interface| {
+            let stays = wanted.binary_search(known).is_ok();
+            if !stays {
+                forget(query, known, *interface);
             }
-            true
+            stays
         });
     }
+}
+
+fn forget(query: &mut Query, wanted: &Wanted, interface: u32) {
+    let message = route(to(wanted), wanted.ends.source, wanted.ends.destination, interface);
+    // One that is gone with its interface is gone.
+    let _ = query.remove(RouteNetlinkMessage::DelRoute(message));
 }
 
 /// Takes routes and rules out again; the TUN goes with its descriptor.

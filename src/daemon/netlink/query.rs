@@ -37,13 +37,6 @@ pub struct Way {
     pub preferred_source: Option<Ipv6Addr>,
 }
 
-/// What packets need to know of an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Interface {
-    /// Its address, when it speaks Ethernet and is up.
-    pub mac: Option<MacAddress>,
-}
-
 /// A client in the network namespace of the thread that opened it.
 pub struct Query {
     socket: Socket,
@@ -128,17 +121,17 @@ impl Query {
         self.ask(RouteNetlinkMessage::NewNeighbour(message), NLM_F_ACK, |_| {})
     }
 
-    /// An interface by its index.
+    /// The address of an interface, when it speaks Ethernet and is up.
     ///
     /// # Errors
     /// The error of the system calls or the kernel's; `ENODEV` when it is not there.
-    pub fn interface(&mut self, index: u32) -> io::Result<Interface> {
+    pub fn mac_address(&mut self, index: u32) -> io::Result<Option<MacAddress>> {
         let mut question = LinkMessage::default();
         question.header.index = index;
-        let mut found = Interface { mac: None };
+        let mut found = None;
         self.ask(RouteNetlinkMessage::GetLink(question), 0, |answer| {
             if let RouteNetlinkMessage::NewLink(link) = answer {
-                found.mac = read_mac(&link);
+                found = read_mac(&link);
             }
         })?;
         Ok(found)
