@@ -10,7 +10,7 @@ use kagemusha::home_network::{Config, GuestConfig, PortGuests, PseudoHomeNetwork
 use kagemusha::tunnel::egress::{self, Egress};
 use kagemusha::tunnel::ingress::{self, Ingress};
 use kagemusha::tunnel::{
-    Carrier, Counters, Entry, ErrorLimits, HomeAgentEntry, HomeAgentTable, Outer, Reason, Table, home_agent,
+    Carrier, Counters, Entry, ErrorLimits, HomeAgentEntry, HomeAgentTable, Outer, Protected, Reason, Table, home_agent,
 };
 use kagemusha::vocabulary::{GuestId, MacAddress};
 use kagemusha::wire::{ethernet, icmpv6, tunnel};
@@ -53,6 +53,7 @@ impl Host {
             mtu: 1460,
             link_mtu: 1500,
             router: config::ROUTER_LINK_LOCAL,
+            protected: Protected::default(),
         };
         Self { view: network.guests(), table: Table::new([entry]), mac, counters: Counters::new() }
     }
@@ -108,6 +109,7 @@ fn home_agent_table() -> HomeAgentTable {
         home_address: address(HOME[n]),
         care_of: Some(address(CARE_OF[n])),
         mtu: 1460,
+        protected: Protected::default(),
     };
     HomeAgentTable::new(address(HOME_AGENT), 1500, [entry(0), entry(1)])
 }

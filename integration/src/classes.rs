@@ -61,7 +61,7 @@ pub(crate) fn spi(class: Class, toward: Toward) -> u32 {
 }
 
 /// `more` stands in each security association.
-fn policy_text(classes: &[Class], role: Role, more: &str) -> String {
+pub(crate) fn policy_text(classes: &[Class], role: Role, more: &str) -> String {
     let mut text = "[home_agent]\naddress = \"2001:db8:2000::1\"\nhome_link = \"2001:db8:2000::/64\"\n".to_owned();
     let guest = "[[guest]]\nname = \"vm1\"\nhome_address = \"2001:db8:2000::10\"\n";
     text += match role {
@@ -152,15 +152,6 @@ impl<'lab> Bench<'lab> {
         let (there, back) = (Toward::HomeAgent, Toward::Guest);
         let spis = (spi(Class::HomeRegistration, there), spi(Class::HomeRegistration, back));
         protected_registration(&mut foreign, self.care_of.get(), GUEST, spis, FIRST_REGISTRATION * 2)
-    }
-
-    /// Right packets pass in both directions, under the associations of the class.
-    pub(crate) fn passes_both_ways(&self) -> Outcome {
-        for toward in Toward::BOTH {
-            self.lab.step(&format!("{} {toward}: right packets pass", self.class));
-            self.right_passes(toward, FOREIGN)?;
-        }
-        Ok(())
     }
 
     /// A right packet goes to the home agent under its association, and a kernel that looks for its policy by type finds none (`XfrmInNoPols`).

@@ -8,6 +8,8 @@ mod attach_when_seen;
 mod check_command;
 #[path = "../scenarios/control-socket/scenario.rs"]
 mod control_socket;
+#[path = "../scenarios/data-under-esp/scenario.rs"]
+mod data_under_esp;
 #[path = "../scenarios/de-register/scenario.rs"]
 mod de_register;
 #[path = "../scenarios/disturbed-host/scenario.rs"]
@@ -136,6 +138,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &register_plain::SCENARIO,
     &register_esp::SCENARIO,
     &refresh::SCENARIO,
+    &data_under_esp::SCENARIO,
     &de_register::SCENARIO,
     &handover::SCENARIO,
     &sequence_135::SCENARIO,

@@ -346,6 +346,7 @@ impl Runner<'_> {
             home_address: guest.home_address,
             care_of: self.carriers.get(&id).copied(),
             mtu,
+            protected: guest.protection.classes.keys().copied().collect(),
         });
         self.path.publish(HomeAgentTable::new(
             self.roster.policy().home_agent.address,

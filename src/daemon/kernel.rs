@@ -175,7 +175,7 @@ impl Kernel {
                     tracing::error!(
                         "cannot reserve ESP sequence numbers: {error}; nothing is sent that depends on them"
                     );
-                    return Secured { failed: asked, applied: None, complete: false, repaired: Vec::new() };
+                    return Secured::nothing(asked);
                 }
                 let mut repaired = Vec::new();
                 if asked.is_empty() && self.in_force {
@@ -201,7 +201,7 @@ impl Kernel {
             }
             Err(error) => {
                 tracing::error!("{error}; nothing is sent that depends on it");
-                Secured { failed: asked, applied: None, complete: false, repaired: Vec::new() }
+                Secured::nothing(asked)
             }
         }
     }
@@ -378,6 +378,8 @@ fn refused(error: xfrm::Error) -> Error {
 pub struct Secured {
     /// Not in force.
     pub failed: Vec<(GuestId, Generation)>,
+    /// Guests that did not ask, and for whom something is not in force any more.
+    pub unsecured: Vec<GuestId>,
     /// The newest one; with those before it in force for every guest that did not fail.
     pub applied: Option<Generation>,
     /// Whether the kernel holds all that it should, also of what was not asked for now.
@@ -387,10 +389,18 @@ pub struct Secured {
 }
 
 impl Secured {
+    /// Nothing is known to be in force that was asked for.
+    fn nothing(asked: Vec<(GuestId, Generation)>) -> Self {
+        Self { failed: asked, unsecured: Vec::new(), applied: None, complete: false, repaired: Vec::new() }
+    }
+
     fn new(asked: Vec<(GuestId, Generation)>, failures: &[Failure]) -> Self {
         let applied = asked.iter().map(|(_, generation)| *generation).max();
         let failed = |(guest, _): &(GuestId, Generation)| failures.iter().any(|failure| failure.guests.contains(guest));
+        let concerned: BTreeSet<_> = failures.iter().flat_map(|failure| failure.guests.iter().copied()).collect();
+        let has_asked = |guest: &GuestId| asked.iter().any(|(asking, _)| asking == guest);
         Self {
+            unsecured: concerned.into_iter().filter(|guest| !has_asked(guest)).collect(),
             failed: asked.into_iter().filter(failed).collect(),
             applied,
             complete: failures.is_empty(),
@@ -408,11 +418,18 @@ mod tests {
     fn the_failure_of_one_guest_leaves_the_others_alone() {
         let asked = vec![(GuestId(0), Generation(1)), (GuestId(1), Generation(2)), (GuestId(0), Generation(3))];
         let error = reconcile::Error::NotKept("policy".to_owned());
-        let failure = Failure { step: "add policy".to_owned(), guests: vec![GuestId(0)], error };
+        let failure = Failure { step: "add policy".to_owned(), guests: vec![GuestId(0), GuestId(7)], error };
         let secured = Secured::new(asked.clone(), &[failure]);
         assert_eq!(secured.failed, [(GuestId(0), Generation(1)), (GuestId(0), Generation(3))]);
         assert_eq!((secured.applied, secured.complete), (Some(Generation(3)), false));
-        let all = Secured { failed: vec![], applied: Some(Generation(3)), complete: true, repaired: vec![] };
+        assert_eq!(secured.unsecured, [GuestId(7)]);
+        let all = Secured {
+            failed: vec![],
+            unsecured: vec![],
+            applied: Some(Generation(3)),
+            complete: true,
+            repaired: vec![],
+        };
         assert_eq!(Secured::new(asked, &[]), all);
     }
 }

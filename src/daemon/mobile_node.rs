@@ -35,7 +35,8 @@ use super::roster::Roster;
 use super::sequences::Ledger;
 use super::signals::{Signal, Signals};
 use super::source::Source;
-use super::{Error, clock, sys};
+use super::tap::Device;
+use super::{Error, clock, esp_tunnel, sys};
 use crate::home_network::{self, PseudoHomeNetwork};
 use crate::kernel_state::Bindings;
 use crate::policy::Policy;
@@ -64,6 +65,8 @@ struct Runner {
     kernel: Kernel,
     socket: MobilitySocket,
     path: PacketPath,
+    /// Where guests have data in ESP tunnels.
+    esp_tunnels: Option<Arc<Device>>,
     herald: Herald,
     hypervisors: Hypervisors,
     started: Instant,
@@ -108,6 +111,8 @@ pub(super) async fn run(start: Start) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(|source| Error::socket("signal handlers", source))?;
     let Start { policy, ledger, source, control } = start;
     let roster = Roster::new(policy);
+    // Routes that an earlier run has left lead there.
+    let esp_tunnels = esp_tunnel::is_wanted(roster.policy()).then(esp_tunnel::open).transpose()?;
     // Before anything can be sent: the failsafe.
     let mut kernel = Kernel::open(&roster, ledger).await?;
     let handle = kernel.route().handle().clone();
@@ -119,17 +124,18 @@ pub(super) async fn run(start: Start) -> Result<(), Error> {
         }
     };
     let (reports, received_reports) = mpsc::channel(REPORT_QUEUE + ports.len() * FRAMES_PER_PORT);
-    let (mut kernel, ports, result) = match Runner::start(roster, source, control, kernel, ports, reports) {
-        Ok(mut runner) => {
-            let result = match signals.leave_asked().await {
-                true => Ok(()),
-                false => runner.serve(&mut signals, received_reports).await,
-            };
-            runner.report();
-            (runner.kernel, runner.ports, result)
-        }
-        Err((kernel, ports, error)) => (kernel, ports, Err(error)),
-    };
+    let (mut kernel, ports, result) =
+        match Runner::start((roster, source, control), kernel, ports, reports, esp_tunnels) {
+            Ok(mut runner) => {
+                let result = match signals.leave_asked().await {
+                    true => Ok(()),
+                    false => runner.serve(&mut signals, received_reports).await,
+                };
+                runner.report();
+                (runner.kernel, runner.ports, result)
+            }
+            Err((kernel, ports, error)) => (kernel, ports, Err(error)),
+        };
     super_packet::close();
     let left = kernel.leave().await;
     ports::close(&handle, ports).await;
@@ -141,18 +147,18 @@ impl Runner {
     /// Opens the sockets and starts the packet path; gives back what is to be taken down when that fails.
     #[expect(clippy::result_large_err, reason = "once in a process, and the error carries what must be closed")]
     fn start(
-        roster: Roster,
-        source: Source,
-        control: Option<ControlSocket>,
+        (roster, source, control): (Roster, Source, Option<ControlSocket>),
         kernel: Kernel,
         ports: Vec<OpenPort>,
         reports: mpsc::Sender<Report>,
+        esp_tunnels: Option<Arc<Device>>,
     ) -> Result<Self, (Kernel, Vec<OpenPort>, Error)> {
         let networks: Vec<_> = ports.iter().map(|port| network(&roster, port)).collect();
         let opened = MobilitySocket::open()
             .map_err(|source| Error::socket("a raw socket for mobility headers", source))
             .and_then(|socket| {
-                Ok((socket, packet_path(&roster, &ports, &networks, reports, source.settings.accelerate)?))
+                let accelerate = source.settings.accelerate;
+                Ok((socket, packet_path(&roster, &ports, &networks, reports, accelerate, esp_tunnels.as_ref())?))
             });
         let (socket, path) = match opened {
             Ok(opened) => opened,
@@ -168,6 +174,7 @@ impl Runner {
             kernel,
             socket,
             path,
+            esp_tunnels,
             herald: Herald::new(control),
             hypervisors: Hypervisors::default(),
             started: clock::now(),
@@ -274,6 +281,12 @@ impl Runner {
         }
         if !renewed.is_empty() {
             self.stale = true;
+        }
+        if self.esp_tunnels.is_none() && esp_tunnel::is_wanted(self.roster.policy()) {
+            let opened = esp_tunnel::open().and_then(|device| self.use_esp_tunnels(device));
+            if let Err(error) = opened {
+                tracing::error!("guests with data in ESP tunnels are cut off: {error}");
+            }
         }
         self.look_at_uplink(now).await;
         self.look_at_path_mtus();
@@ -382,6 +395,9 @@ impl Runner {
         for (guest, generation) in secured.failed {
             self.engine.securing_failed(guest, generation, now);
         }
+        for guest in secured.unsecured {
+            self.engine.no_longer_secured(guest, now);
+        }
         if let Some(generation) = secured.applied {
             self.engine.applied(generation, now);
         }
@@ -403,6 +419,10 @@ impl Runner {
             }
             Some(Report::PathMtu { guest, mtu }) => self.path_is_narrow(guest, mtu),
             Some(Report::PortLost { .. }) => self.attention.changed(Change::Routing, now),
+            Some(Report::EspTunnelLost) => {
+                self.esp_tunnels = None;
+                self.attention.changed(Change::Routing, now);
+            }
             Some(Report::ThreadDied) => return Err(Error::Thread),
             None => {}
         }

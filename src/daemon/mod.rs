@@ -68,9 +68,6 @@ pub enum Error {
     /// A port of the policy.
     #[error(transparent)]
     Port(#[from] ports::Error),
-    /// A class of protection.
-    #[error(transparent)]
-    NotCarried(#[from] esp_tunnel::NotCarried),
     /// Sequence numbers and their store.
     #[error(transparent)]
     Sequences(#[from] sequences::Error),
@@ -104,6 +101,13 @@ pub enum Error {
     /// A home agent that does not forward.
     #[error("this machine does not forward IPv6: a home agent must (sysctl -w net.ipv6.conf.all.forwarding=1)")]
     NotForwarding,
+    /// A host that does not forward, with guests whose data the kernel has to put into ESP tunnels.
+    #[error(
+        "this machine does not forward IPv6, which the class {} needs: sysctl -w net.ipv6.conf.all.forwarding=1 (and \
+         accept_ra=2 on an uplink that is configured by router advertisements), or Linux 6.17",
+        crate::ipsec::Class::TunnelPayload
+    )]
+    NotForwardingForGuests,
 }
 
 impl Error {
@@ -140,7 +144,6 @@ pub fn start(policy: Policy, source: Source) -> ExitCode {
 
 fn run(policy: Policy, source: Source) -> Result<(), Error> {
     let (role, config) = (source.role, source.settings.clone());
-    esp_tunnel::must_be_carried(&policy)?;
     // One thread: the packet path has its own, and nothing here waits long.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -202,8 +205,6 @@ fn tunnel6_loaded() -> bool {
 }
 
 fn require_forwarding() -> Result<(), Error> {
-    match std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding") {
-        Ok(value) if value.trim() == "0" => Err(Error::NotForwarding),
-        _ => Ok(()),
-    }
+    // A kernel without /proc tells by what it does.
+    if tap::forwards().unwrap_or(true) { Ok(()) } else { Err(Error::NotForwarding) }
 }

@@ -17,9 +17,11 @@ use super::engine::paths::{Ends, Paths};
 use super::engine::receive::{Exit, Receiver};
 use super::engine::transmit::{Judge, Lane};
 use super::engine::writer::{Front, write_groups};
+use super::esp_tunnel::FromKernel;
 use super::shared::{Reader, Shared};
 use super::tap::Device;
 use crate::home_network::{self, PortGuests, Verdict};
+use crate::ipsec::Class;
 use crate::tunnel::coalesce::Coalescer;
 use crate::tunnel::hold::{Bounds, HoldQueue};
 use crate::tunnel::ingress::Forward;
@@ -52,6 +54,8 @@ pub enum Report {
         /// Which port.
         port: usize,
     },
+    /// The TUN of ESP tunnels is gone, and with it the thread that read it.
+    EspTunnelLost,
     /// The path to the home agent of a guest has this MTU.
     PathMtu {
         /// Whose packet found out.
@@ -72,6 +76,8 @@ pub struct View {
     pub devices: Vec<Arc<Device>>,
     /// Source of frames to the guests, by port number.
     pub router_macs: Vec<MacAddress>,
+    /// The TUN of ESP tunnels, where guests have some.
+    pub esp_tunnels: Option<Arc<Device>>,
 }
 
 /// What the threads of one host share.
@@ -101,8 +107,12 @@ impl Drop for Watch {
 impl PacketPath {
     /// Replaces what the threads read.
     pub fn publish(&self, view: View) {
-        let wanted = view.table.entries().iter().filter_map(|entry| entry.carrier);
-        let wanted = wanted.map(|carrier| Wanted { ends: ends(carrier), home_address: None }).collect();
+        // In an ESP tunnel the kernel finds the way.
+        let ours = view.table.entries().iter().filter(|entry| !entry.protected.has(Class::TunnelPayload));
+        let wanted = ours
+            .filter_map(|entry| entry.carrier)
+            .map(|carrier| Wanted { ends: ends(carrier), home_address: None })
+            .collect();
         self.core.keeper.acceleration().guests_changed(&view.table);
         self.view.replace(view);
         self.core.keeper.want(wanted);
@@ -148,6 +158,21 @@ impl PacketPath {
         Ok(())
     }
 
+    /// Starts the thread from the kernel's ESP tunnels to the guests.
+    ///
+    /// # Errors
+    /// When the system has no thread to give.
+    pub fn start_esp_tunnels(&self, device: Arc<Device>) -> io::Result<()> {
+        let path = self.clone();
+        thread::Builder::new().name("esp-tunnels".to_owned()).stack_size(STACK).spawn(move || {
+            let _watch = Watch(path.reports.clone());
+            let (core, view) = (path.core.clone(), path.view.reader());
+            let paths = core.keeper.paths().reader();
+            Lane::new(FromKernel { view, path }, device, core.sender(), paths, None, Arc::clone(&core.tally.all)).run();
+        })?;
+        Ok(())
+    }
+
     /// Takes a packet of the home agent itself that came by type 2 routing header (RFC 6275 §6.4), as it was on the wire.
     pub fn routed(&self, view: &View, packet: &mut [u8]) {
         if !consume_type2_routing_header(packet) {
@@ -163,7 +188,8 @@ impl PacketPath {
         }
     }
 
-    fn to_guests(&self, view: &View, out: &Coalescer<'_, egress::Port>) {
+    /// Writes what came for guests to their ports.
+    pub(super) fn to_guests(&self, view: &View, out: &Coalescer<'_, egress::Port>) {
         write_groups(out, &self.core.tally.all, |to, offload| {
             let ethernet = to.ethernet_header(*view.router_macs.get(to.port)?);
             Some(Front::tap(view.devices.get(to.port)?, ethernet, offload))
@@ -176,7 +202,7 @@ fn ends(carrier: Carrier) -> Ends {
 }
 
 /// The guest whose home address a packet is for.
-fn guest_of(view: &View, packet: &[u8]) -> Option<GuestId> {
+pub(super) fn guest_of(view: &View, packet: &[u8]) -> Option<GuestId> {
     Some(view.table.by_home_address(address_at(packet, ipv6::offset::DESTINATION)?)?.guest)
 }
 
@@ -276,6 +302,13 @@ impl Judge for PortJudge {
         self.path.core.tally.ingress(Some(guest), &decision);
         match decision {
             Ingress::Forward(forward) => return Some(forward),
+            Ingress::ToKernel { packet, offload } => {
+                let device = view.esp_tunnels.as_deref();
+                let write = |device| Front::tun(device, offload.as_ref()).write(std::iter::once(packet));
+                if device.is_none_or(|device| write(device).is_err()) {
+                    self.path.core.tally.reason(Some(guest), Reason::SendFailed, 1);
+                }
+            }
             Ingress::Answer { packet, reason } => {
                 if reason == Reason::PacketTooBig
                     && let Some(path) = entry.carrier.and_then(|carrier| paths.get(ends(carrier)))

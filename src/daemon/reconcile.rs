@@ -9,8 +9,10 @@ use futures::{StreamExt, stream};
 use super::netlink::monitor::Ports;
 use super::netlink::xfrm::Change;
 use super::netlink::{Refusal, route, xfrm};
-use crate::ipsec::{AssociationKey, ReplayState};
-use crate::kernel_state::{self, Bindings, Configuration, Desired, KernelState, Ownership, Site, Step, Tunnels, diff};
+use crate::ipsec::{AssociationKey, PolicyKey, ReplayState};
+use crate::kernel_state::{
+    self, Bindings, Configuration, Desired, KernelState, Ownership, Shadow, Site, Step, Tunnels, diff,
+};
 use crate::vocabulary::GuestId;
 
 /// Changes by others between our look and our step are answered by another round.
@@ -47,6 +49,9 @@ pub enum Error {
         /// Whether the kernel answered, so that other steps have a chance.
         answered: bool,
     },
+    /// A policy of another program takes packets that ours protect.
+    #[error("{0}")]
+    Shadowed(Shadow),
     /// The state is still another one after all steps were acknowledged.
     #[error(
         "the kernel does not keep what it was given (does another program manage the same objects?); still to do: {0}"
@@ -145,9 +150,15 @@ impl Reconciler {
     /// # Errors
     /// The tables cannot be read.
     pub async fn observe(&mut self) -> Result<KernelState, Error> {
+        Ok(self.look().await?.0)
+    }
+
+    /// What the kernel holds of ours, and the policies of others that come before ours.
+    async fn look(&mut self) -> Result<(KernelState, Vec<PolicyKey>), Error> {
         let mut state = self.xfrm.observe().map_err(Error::ObserveXfrm)?;
         self.route.observe(&mut state).await.map_err(Error::ObserveRoute)?;
-        Ok(self.ownership.owned(state))
+        let theirs = kernel_state::before_ours(&state);
+        Ok((self.ownership.owned(state), theirs))
     }
 
     /// Makes the kernel hold what these bindings need. When it returns `Ok`, that was read back, and is in force for every guest that no
@@ -231,9 +242,11 @@ impl Reconciler {
         self.forget();
         let mut report = Report::default();
         for round in 0..ROUNDS {
-            let plan = diff(desired, &self.observe().await?);
+            let (observed, theirs) = self.look().await?;
+            let plan = diff(desired, &observed);
             report.failures.clear();
             if plan.is_empty() {
+                self.find_shadows(desired, &theirs, &mut report);
                 return Ok(report);
             }
             if round > 0 {
@@ -241,7 +254,8 @@ impl Reconciler {
             }
             self.take(plan.steps, &mut report).await?;
         }
-        let left = diff(desired, &self.observe().await?);
+        let (observed, theirs) = self.look().await?;
+        let left = diff(desired, &observed);
         let mut failed: BTreeMap<_, _> =
             std::mem::take(&mut report.failures).into_iter().map(|failure| (failure.step.clone(), failure)).collect();
         for step in &left.steps {
@@ -251,15 +265,29 @@ impl Reconciler {
                 None => self.failure(step, Error::NotKept(name)),
             });
         }
+        self.find_shadows(desired, &theirs, &mut report);
         Ok(report)
     }
 
-    fn failure(&self, step: &Step, error: Error) -> Failure {
-        let mut guests = self.ownership.concerned(step);
-        if guests.is_empty() {
-            guests = (0..self.configuration.guests.len()).map(GuestId).collect();
+    /// A policy of others that comes before ours is a failure of the guests that it takes packets of; told once for each guest.
+    fn find_shadows(&self, desired: &KernelState, theirs: &[PolicyKey], report: &mut Report) {
+        let mut told = BTreeSet::new();
+        for shadow in kernel_state::shadows(desired, theirs) {
+            let guests = self.concerned(&Step::RemovePolicy(shadow.ours));
+            if told.insert((guests.clone(), shadow.theirs)) {
+                report.failures.push(Failure { step: shadow.to_string(), guests, error: Error::Shadowed(shadow) });
+            }
         }
-        Failure { step: step.to_string(), guests, error }
+    }
+
+    fn failure(&self, step: &Step, error: Error) -> Failure {
+        Failure { step: step.to_string(), guests: self.concerned(step), error }
+    }
+
+    /// The guests that a step is about; all of them when it is about none.
+    fn concerned(&self, step: &Step) -> Vec<GuestId> {
+        let guests = self.ownership.concerned(step);
+        if guests.is_empty() { (0..self.configuration.guests.len()).map(GuestId).collect() } else { guests }
     }
 
     /// Takes one step; `kagemusha check` tries them one by one.

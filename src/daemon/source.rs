@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::config::Config;
-use super::{config, esp_tunnel, keys};
+use super::{config, keys};
 use crate::policy::{Policy, Role};
 
 /// The files of a daemon.
@@ -30,9 +30,6 @@ pub enum Error {
     /// The settings.
     #[error("{0}")]
     Settings(#[from] config::Error),
-    /// A class of protection that is not carried.
-    #[error(transparent)]
-    NotCarried(#[from] esp_tunnel::NotCarried),
     /// Other settings.
     #[error("settings cannot change while the daemon runs: restart it, or put {0} back as it was")]
     NeedsRestart(PathBuf),
@@ -49,9 +46,7 @@ impl Source {
         {
             return Err(Error::NeedsRestart(file.clone()));
         }
-        let policy = keys::load_policy(self.role, &self.policy)?;
-        esp_tunnel::must_be_carried(&policy)?;
-        Ok(policy)
+        Ok(keys::load_policy(self.role, &self.policy)?)
     }
 }
 

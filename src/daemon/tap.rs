@@ -120,6 +120,30 @@ pub fn no_link_local(interface: &str) -> io::Result<()> {
     write_sysctl(interface, "addr_gen_mode")
 }
 
+/// Has the kernel forward what comes in by an interface of ours. Where the host is no router, that interface alone may be one (Linux 6.17).
+///
+/// # Errors
+/// The host does not forward, and cannot do so for one interface.
+pub fn let_forward(interface: &str) -> io::Result<()> {
+    if forwards()? {
+        return Ok(());
+    }
+    write_sysctl(interface, "force_forwarding").map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this host does not forward IPv6, and its kernel (before 6.17) cannot do so for one interface alone",
+        )
+    })
+}
+
+/// Whether the kernel forwards IPv6 between all interfaces.
+///
+/// # Errors
+/// The error of reading the sysctl.
+pub fn forwards() -> io::Result<bool> {
+    Ok(std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding")?.trim() != "0")
+}
+
 fn write_sysctl(interface: &str, name: &str) -> io::Result<()> {
     let path: PathBuf = ["/proc/sys/net/ipv6/conf", interface, name].iter().collect();
     std::fs::write(path, "1")

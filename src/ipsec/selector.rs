@@ -25,3 +25,30 @@ pub struct Selector {
     /// Protocol and type.
     pub upper_layer: UpperLayer,
 }
+
+impl UpperLayer {
+    /// Whether some packets are for both.
+    pub fn overlaps(self, other: Self) -> bool {
+        let protocol = |layer| match layer {
+            Self::Any => None,
+            Self::Protocol(number) => Some(number),
+            Self::MobilityHeader(_) => Some(135),
+            Self::Icmpv6(_) => Some(58),
+        };
+        let typed = |layer| matches!(layer, Self::MobilityHeader(_) | Self::Icmpv6(_));
+        match (protocol(self), protocol(other)) {
+            (Some(one), Some(two)) => one == two && (self == other || !typed(self) || !typed(other)),
+            _ => true,
+        }
+    }
+}
+
+impl Selector {
+    /// Whether some packets are for both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let meet = |one: Prefix, two: Prefix| one.covers(two) || two.covers(one);
+        meet(self.source, other.source)
+            && meet(self.destination, other.destination)
+            && self.upper_layer.overlaps(other.upper_layer)
+    }
+}

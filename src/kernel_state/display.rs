@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::object::{LinkKind, Route, RouteKey, RouteKind, Rule};
 use super::plan::{Migration, Step};
+use super::shadow::Shadow;
 use super::{FAILSAFE_PRIORITY, protocol};
 use crate::ipsec::{
     Action, AssociationKey, Direction, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Selector,
@@ -34,6 +35,17 @@ impl fmt::Display for Step {
             Self::AddRule(rule) => write!(f, "add {rule}"),
             Self::RemoveRule(rule) => write!(f, "remove {rule}"),
         }
+    }
+}
+
+impl fmt::Display for Shadow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ours, theirs, priority) = (PolicyName(&self.ours), PolicyName(&self.theirs), self.theirs.priority);
+        write!(
+            f,
+            "the {theirs} with priority {priority}, of another program, comes before our {ours}; take it out, or give it a \
+             priority above {FAILSAFE_PRIORITY}"
+        )
     }
 }
 

@@ -21,6 +21,7 @@ mod object;
 mod ownership;
 mod plan;
 mod protect;
+mod shadow;
 mod tunnels;
 
 pub use adoption::{Adopted, adopted};
@@ -31,6 +32,7 @@ pub use object::{Address, Link, LinkKind, Route, RouteKey, RouteKind, Rule};
 pub use ownership::{Ownership, owned};
 pub use plan::{Migration, Plan, Step, diff};
 pub use protect::needs_another_name;
+pub use shadow::{Shadow, before_ours, shadows};
 pub use tunnels::Tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};

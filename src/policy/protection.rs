@@ -9,7 +9,7 @@ use toml::Spanned;
 use super::resolve::Resolver;
 use super::schema;
 use super::value;
-use super::{Protection, Reqids};
+use super::{Protection, Reqids, Role};
 use crate::ipsec::Class;
 
 /// The classes of a guest; the reqids of one are none after errors.
@@ -72,6 +72,7 @@ impl Resolver<'_> {
             self.error(diagnostic.related(first.span(), "the other one").help(help));
             return None;
         }
+        self.warn_of_what_is_not_carried(&named, &key);
         let classes = self.classes(&named, &key);
         let associations = self.associations(span, fields, path, (home_address, &classes));
         let classes: Option<BTreeMap<_, _>> =
@@ -96,6 +97,28 @@ impl Resolver<'_> {
         let diagnostic = self.at(protect.span(), key, message);
         self.warn(diagnostic.help("protect it with [guest.protect.home-registration]; policies/ha.toml shows how"));
         Some(Protection::NONE)
+    }
+
+    /// Associations and policies are there for every class. But the host cannot put a guest's packets into ESP in transport mode, for they come
+    /// back to a socket of the host and not to the guest, and it is the host that is the mobile node.
+    fn warn_of_what_is_not_carried(&mut self, named: &[(Class, &Spanned<schema::Class>)], key: &str) {
+        if self.role == Role::HomeAgent {
+            return;
+        }
+        for (class, table) in named.iter().copied() {
+            let message = match class {
+                Class::Icmpv6 | Class::Any => {
+                    "what guest and home agent say to each other under it is dropped on this host, and never sent plain: \
+                     not even an echo between them"
+                }
+                Class::ReturnRoutability | Class::TunnelMobilityHeaders => {
+                    "this host does no route optimization: such messages of the guest are dropped, and never sent plain"
+                }
+                _ => continue,
+            };
+            let diagnostic = self.at(table.span(), &format!("{key}.{class}"), message);
+            self.warn(diagnostic.help("keep it only if the home agent insists on it"));
+        }
     }
 
     /// The reqids of every class. All of a guest differ, since they say which SA serves which class; those of tunnels differ in the

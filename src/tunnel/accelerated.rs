@@ -55,15 +55,16 @@ pub fn key(home_address: Ipv6Addr) -> [u8; KEY_LENGTH] {
     home_address.octets()
 }
 
-/// The entry of a guest at its host. `None` while it has no binding: then userland has all of its packets.
+/// The entry of a guest at its host. `None` while it has no binding, and where some of its data goes under ESP only: then userland has all
+/// of its packets.
 pub fn guest(entry: &Entry, place: Place) -> Option<[u8; ENTRY_LENGTH]> {
-    let carrier = entry.carrier?;
+    let carrier = entry.carrier.filter(|_| !entry.protected.may_be_data())?;
     Some(layout(carrier.care_of, carrier.home_agent, entry.mac, entry.mtu, entry.link_mtu, place))
 }
 
-/// The entry of a binding at a home agent. `None` where it has no care-of address.
+/// The entry of a binding at a home agent. `None` where it has no care-of address, and where some of its data goes under ESP only.
 pub fn binding(table: &HomeAgentTable, entry: &HomeAgentEntry, place: Place) -> Option<[u8; ENTRY_LENGTH]> {
-    let care_of = entry.care_of?;
+    let care_of = entry.care_of.filter(|_| !entry.protected.may_be_data())?;
     Some(layout(table.home_agent(), care_of, MacAddress([0; 6]), entry.mtu, table.link_mtu(), place))
 }
 
@@ -188,6 +189,8 @@ impl Carried {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipsec::Class;
+    use crate::tunnel::Protected;
     use crate::tunnel::table::tests::{address, entry};
     use crate::vocabulary::GuestId;
 
@@ -214,8 +217,15 @@ mod tests {
     #[test]
     fn without_a_binding_there_is_no_entry() {
         assert_eq!(guest(&Entry { carrier: None, ..entry(0x10) }, PLACE), None);
-        let away =
-            HomeAgentEntry { guest: GuestId(0), home_address: address("2001:db8:2000::10"), care_of: None, mtu: 0 };
+        let in_esp = [Class::TunnelPayload].into_iter().collect();
+        assert_eq!(guest(&Entry { protected: in_esp, ..entry(0x10) }, PLACE), None);
+        let away = HomeAgentEntry {
+            guest: GuestId(0),
+            home_address: address("2001:db8:2000::10"),
+            care_of: None,
+            mtu: 0,
+            protected: Protected::default(),
+        };
         let table = HomeAgentTable::new(address("2001:db8:2000::1"), 1500, [away]);
         assert_eq!(binding(&table, &away, PLACE), None);
         let care_of = address("2001:db8:3000::3");

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::egress::Egress;
-use super::ingress::Ingress;
+use super::ingress::{Forward, Ingress};
 use super::reason::Reason;
 
 /// Counters of one guest, or of one daemon. Shared between threads; each number is exact, a set of them is not a
@@ -40,9 +40,9 @@ impl Counters {
     /// Counts what became of a packet on its way into the tunnel.
     pub fn count_ingress(&self, ingress: &Ingress<'_>) {
         match ingress {
-            Ingress::Forward(forward) => {
+            Ingress::Forward(Forward { packet, .. }) | Ingress::ToKernel { packet, .. } => {
                 self.into_packets.fetch_add(1, Relaxed);
-                self.into_octets.fetch_add(forward.packet.len() as u64, Relaxed);
+                self.into_octets.fetch_add(packet.len() as u64, Relaxed);
             }
             Ingress::Answer { reason, .. } => {
                 self.answers.fetch_add(1, Relaxed);

@@ -6,7 +6,8 @@ use super::ecn;
 use super::inspect::{self, Inner};
 use super::offload::{self, Offload};
 use super::reason::Reason;
-use super::table::Table;
+use super::table::{Entry, Table};
+use crate::ipsec::{Class, Toward};
 use crate::vocabulary::{GuestId, MacAddress};
 use crate::wire::numbers::ether_type;
 use crate::wire::{ethernet, ipv6};
@@ -103,7 +104,32 @@ fn decide(
         return Err(Reason::ForeignTunnelDestination);
     }
     inspect::check_to_guest(&inner, packet, entry.home_agent)?;
+    inspect::check_clear(entry.protected, &inner, packet, Toward::Guest, entry.home_agent)?;
     let offload = finish(&inner, outer.traffic_class, packet, offload, (entry.mtu, entry.link_mtu))?;
+    Ok((Port { guest: entry.guest, port: entry.port, mac: entry.mac }, inner.length, offload))
+}
+
+/// Decides on a packet that the kernel's security policies let out of an ESP tunnel, or that this host itself says to a guest which has one.
+///
+/// The kernel has looked at the outer addresses, taken over congestion marks, and decremented the hop limit.
+pub fn from_kernel<'a>(table: &Table, packet: &'a mut [u8], offload: Option<Offload>) -> Egress<'a> {
+    match decide_from_kernel(table, packet, offload) {
+        Ok((to, length, offload)) => deliver(to, packet, length, offload),
+        Err(reason) => Egress::Drop(reason),
+    }
+}
+
+fn decide_from_kernel(
+    table: &Table,
+    packet: &mut [u8],
+    offload: Option<Offload>,
+) -> Result<(Port, usize, Option<Offload>), Reason> {
+    let inner = Inner::read(packet)?;
+    let by_kernel = |entry: &&Entry| entry.protected.has(Class::TunnelPayload);
+    let entry = table.by_home_address(inner.header.destination).filter(by_kernel).ok_or(Reason::UnknownHomeAddress)?;
+    entry.carrier.ok_or(Reason::NotBound)?;
+    inspect::check_to_guest(&inner, packet, entry.home_agent)?;
+    let offload = finish(&inner, 0, packet, offload, (entry.mtu, entry.link_mtu))?;
     Ok((Port { guest: entry.guest, port: entry.port, mac: entry.mac }, inner.length, offload))
 }
 
@@ -145,7 +171,7 @@ pub(super) fn deliver<T>(to: T, packet: &[u8], length: usize, offload: Option<Of
 mod tests {
     use super::*;
     use crate::tunnel::inspect::tests::{echo, icmp, packet};
-    use crate::tunnel::table::Entry;
+    use crate::tunnel::protected::Protected;
     use crate::tunnel::table::tests::{address, entry};
     use proptest::prelude::*;
 
@@ -199,6 +225,38 @@ mod tests {
         let unknown = entry(0x13).home_address;
         assert_eq!(run(outer(), &mut echo(correspondent(), unknown, 100)), Err(Reason::UnknownHomeAddress));
         assert_eq!(run(outer(), &mut request), Ok(GuestId(0x10)));
+    }
+
+    #[test]
+    fn what_wants_esp_does_not_come_in_the_clear() {
+        let of = |class| Entry { protected: [class].into_iter().collect(), ..entry(GUEST) };
+        let (home, agent) = (entry(GUEST).home_address, entry(GUEST).home_agent);
+        let tables = [of(Class::TunnelPayload), of(Class::Icmpv6)].map(|entry| Table::new([entry]));
+        for (table, source) in [(&tables[0], correspondent()), (&tables[1], agent)] {
+            let refused = process(table, outer(), &mut echo(source, home, 100)) == Egress::Drop(Reason::WantsEsp);
+            assert!(refused, "from {source}");
+        }
+        let mut from_elsewhere = echo(correspondent(), home, 100);
+        assert!(matches!(process(&tables[1], outer(), &mut from_elsewhere), Egress::Deliver(_)));
+    }
+
+    #[test]
+    fn the_kernel_speaks_for_guests_of_its_esp_tunnels_alone() {
+        let payload: Protected = [Class::TunnelPayload].into_iter().collect();
+        let unbound = Entry { carrier: None, protected: payload, ..entry(0x12) };
+        let table = Table::new([Entry { protected: payload, ..entry(GUEST) }, entry(0x11), unbound]);
+        let original = echo(correspondent(), entry(GUEST).home_address, 100);
+        let mut octets = original.clone();
+        let Egress::Deliver(deliver) = from_kernel(&table, &mut octets, None) else { panic!("dropped") };
+        assert_eq!((deliver.packet, deliver.to.guest), (&original[..], GuestId(GUEST.into())));
+        let drop = |to| {
+            from_kernel(&table, &mut echo(correspondent(), to, 100), None) == Egress::Drop(Reason::UnknownHomeAddress)
+        };
+        assert!(drop(entry(0x11).home_address) && drop(entry(0x13).home_address));
+        let mut late = echo(correspondent(), entry(0x12).home_address, 100);
+        assert_eq!(from_kernel(&table, &mut late, None), Egress::Drop(Reason::NotBound));
+        let mut forged = packet(entry(GUEST).home_agent, entry(GUEST).home_address, 135, &[59, 1, 6, 0, 0, 0, 0, 0]);
+        assert_eq!(from_kernel(&table, &mut forged, None), Egress::Drop(Reason::MobilityHeaderFromHomeAgent));
     }
 
     #[test]

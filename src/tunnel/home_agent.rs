@@ -12,7 +12,9 @@ use super::ingress::{self, Ingress};
 use super::inspect::{self, Inner};
 use super::limit::ErrorLimits;
 use super::offload::Offload;
+use super::protected::Protected;
 use super::reason::Reason;
+use crate::ipsec::Toward;
 use crate::vocabulary::GuestId;
 use crate::wire::ipv6;
 
@@ -27,6 +29,8 @@ pub struct HomeAgentEntry {
     pub care_of: Option<Ipv6Addr>,
     /// The largest inner packet towards it in octets ([`super::inner_mtu`]); taken as 1280 when lower.
     pub mtu: usize,
+    /// What of its packets goes under ESP only.
+    pub protected: Protected,
 }
 
 /// The bindings of a home agent. Immutable; swapped as a whole.
@@ -106,7 +110,9 @@ pub fn to_mobile_node_offloaded<'a>(
         return Ingress::Drop(Reason::UnknownHomeAddress);
     };
     let Some(care_of) = entry.care_of else { return Ingress::Drop(Reason::NotBound) };
-    if let Err(reason) = inspect::check_to_guest(&inner, packet, table.home_agent) {
+    let allowed = inspect::check_to_guest(&inner, packet, table.home_agent)
+        .and_then(|()| inspect::check_clear(entry.protected, &inner, packet, Toward::Guest, table.home_agent));
+    if let Err(reason) = allowed {
         return Ingress::Drop(reason);
     }
     let mtu = entry.mtu.max(ipv6::MINIMUM_MTU);
@@ -152,6 +158,7 @@ fn decide(
         return Err(Reason::ForeignTunnelDestination);
     }
     inspect::check_from_guest(&inner, packet, table.home_agent)?;
+    inspect::check_clear(entry.protected, &inner, packet, Toward::HomeAgent, table.home_agent)?;
     let offload = egress::finish(&inner, outer.traffic_class, packet, offload, (entry.mtu, table.link_mtu))?;
     Ok((entry.guest, inner.length, offload))
 }
@@ -174,8 +181,12 @@ mod tests {
             home_address: home(n),
             care_of: care_of.map(address),
             mtu: 1460,
+            protected: Protected::default(),
         };
-        let entries = [entry(0x10, Some("2001:db8:3000::3")), entry(0x11, Some("2001:db8:4000::3")), entry(0x12, None)];
+        let in_esp = [crate::ipsec::Class::TunnelPayload].into_iter().collect();
+        let in_esp = HomeAgentEntry { protected: in_esp, ..entry(0x14, Some("2001:db8:3000::3")) };
+        let away = [entry(0x10, Some("2001:db8:3000::3")), entry(0x11, Some("2001:db8:4000::3"))];
+        let entries = away.into_iter().chain([entry(0x12, None), in_esp]);
         HomeAgentTable::new(home(1), 1500, entries)
     }
 
@@ -183,6 +194,7 @@ mod tests {
         match to_mobile_node(&table(), packet, &mut ErrorLimits::default(), start()) {
             Ingress::Forward(forward) => Ok((forward.destination, forward.packet[7])),
             Ingress::Answer { reason, .. } | Ingress::Drop(reason) => Err(reason),
+            Ingress::ToKernel { .. } => panic!("given to the kernel"),
         }
     }
 
@@ -207,6 +219,12 @@ mod tests {
         let acknowledgement = [59, 0, 6, 0, 0, 0, 0, 0];
         let mut in_the_clear = packet(home(1), home(0x10), 135, &acknowledgement);
         assert_eq!(to(&mut in_the_clear), Err(Reason::MobilityHeaderFromHomeAgent));
+    }
+
+    #[test]
+    fn data_of_an_esp_tunnel_does_not_pass_in_the_clear() {
+        assert_eq!(to(&mut echo(home(2), home(0x14), 100)), Err(Reason::WantsEsp));
+        assert_eq!(from("2001:db8:3000::3", &mut echo(home(0x14), home(2), 100)), Err(Reason::WantsEsp));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::offload::Offload;
 use super::reason::Reason;
 use super::table::{Carrier, Entry};
 use super::{ecn, table};
+use crate::ipsec::{Class, Toward};
 use crate::vocabulary::GuestId;
 use crate::wire::{icmpv6, ipv6};
 
@@ -20,6 +21,14 @@ const HOP_LIMIT_EXCEEDED: u8 = 0;
 pub enum Ingress<'a> {
     /// Send it through the tunnel.
     Forward(Forward<'a>),
+    /// Give it to the kernel, whose security policies put it into an ESP tunnel. The kernel forwards it: the hop limit and the path MTU are
+    /// its to look at.
+    ToKernel {
+        /// The packet as it came, without padding of the link.
+        packet: &'a [u8],
+        /// What is left to do.
+        offload: Option<Offload>,
+    },
     /// Give an ICMPv6 error back to where the packet came from (the guest's port; the TUN of a home agent).
     Answer {
         /// The whole IPv6 packet, at most 1280 octets.
@@ -74,6 +83,18 @@ pub fn process_offloaded<'a>(
         Err(reason) => return Ingress::Drop(reason),
     };
     let Some(Carrier { care_of, home_agent }) = entry.carrier else { return Ingress::Drop(Reason::NotBound) };
+    match entry.protected.class_of(&inner, packet, Toward::HomeAgent, entry.home_agent) {
+        None => {}
+        Some(Class::TunnelPayload) => {
+            let whole: &'a [u8] = packet;
+            return match whole.get(..inner.length) {
+                Some(packet) => Ingress::ToKernel { packet, offload },
+                None => Ingress::Drop(Reason::BadHeader),
+            };
+        }
+        // Signaling is the host's, which sends it by sockets of its own.
+        Some(_) => return Ingress::Drop(Reason::WantsEsp),
+    }
     if inner.header.hop_limit <= 1 {
         let error = Error { reason: Reason::HopLimitExceeded, guest: entry.guest, source: entry.router, mtu: 0 };
         return error.answer(&inner, packet, limits, now);
@@ -188,6 +209,7 @@ mod tests {
         match process(entry, packet, &mut ErrorLimits::default(), start()) {
             Ingress::Forward(forward) => Ok((forward.packet.len(), forward.packet[7])),
             Ingress::Answer { reason, .. } | Ingress::Drop(reason) => Err(reason),
+            Ingress::ToKernel { .. } => panic!("given to the kernel"),
         }
     }
 
@@ -251,6 +273,34 @@ mod tests {
             let expected = if (133..=137).contains(&icmp_type) { Err(Reason::NeighborDiscovery) } else { Ok((64, 63)) };
             assert_eq!(run(&entry, &mut icmp(entry.home_address, correspondent(), icmp_type, 64)), expected);
         }
+    }
+
+    #[test]
+    fn data_for_an_esp_tunnel_is_the_kernels_as_it_came() {
+        let entry = Entry { protected: [Class::TunnelPayload].into_iter().collect(), ..entry(0x10) };
+        // However long, and with whatever hop limit: the kernel answers.
+        for (length, hop_limit) in [(100, 64), (1500, 64), (100, 1)] {
+            let mut packet = echo(entry.home_address, correspondent(), length);
+            packet[7] = hop_limit;
+            let original = packet.clone();
+            packet.extend([0; 5]);
+            let limits = &mut ErrorLimits::default();
+            let Ingress::ToKernel { packet, offload } = process(&entry, &mut packet, limits, start()) else {
+                panic!("not given to the kernel")
+            };
+            assert_eq!((packet, offload), (&original[..], None));
+        }
+        let foreign = &mut echo(correspondent(), entry.home_agent, 100);
+        assert_eq!(run(&entry, foreign), Err(Reason::ForeignSource));
+        let unbound = Entry { carrier: None, ..entry };
+        assert_eq!(run(&unbound, &mut echo(unbound.home_address, correspondent(), 100)), Err(Reason::NotBound));
+    }
+
+    #[test]
+    fn what_wants_esp_and_is_the_hosts_to_send_does_not_go_in_the_clear() {
+        let entry = Entry { protected: [Class::Icmpv6].into_iter().collect(), ..entry(0x10) };
+        assert_eq!(run(&entry, &mut echo(entry.home_address, entry.home_agent, 100)), Err(Reason::WantsEsp));
+        assert_eq!(run(&entry, &mut echo(entry.home_address, correspondent(), 100)), Ok((100, 63)));
     }
 
     #[test]
@@ -345,7 +395,7 @@ mod tests {
             .map(|_| match process(&entry, &mut echo(entry.home_address, correspondent(), 1500), &mut limits, now) {
                 Ingress::Answer { .. } => None,
                 Ingress::Drop(reason) => Some(reason),
-                Ingress::Forward(_) => panic!("forwarded"),
+                other => panic!("forwarded: {other:?}"),
             })
             .collect();
         assert_eq!(outcomes, [vec![None; 10], vec![Some(Reason::ErrorRateLimited); 2]].concat());
@@ -383,6 +433,7 @@ mod tests {
                     prop_assert_eq!(&packet[24..40], &entry.home_address.octets()[..]);
                 }
                 Ingress::Drop(_) => {}
+                Ingress::ToKernel { .. } => prop_assert!(false, "given to the kernel"),
             }
         }
 

@@ -2,9 +2,14 @@
 
 use std::net::Ipv6Addr;
 
+use super::protected::Protected;
 use super::reason::Reason;
+use crate::ipsec::Toward;
 use crate::wire::numbers::{icmpv6_type, protocol};
 use crate::wire::{extension, ipv6};
+
+/// Where a mobility header has its type (RFC 6275 §6.1.1).
+const MOBILITY_TYPE: usize = 2;
 
 /// An inner packet, walked up to its upper layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +44,14 @@ impl Inner {
             return None;
         }
         packet.get(..self.length)?.get(self.upper_layer_offset()).copied()
+    }
+
+    /// The type of mobility header, where this packet has one with at least a type.
+    pub fn mobility_type(&self, packet: &[u8]) -> Option<u8> {
+        if self.chain.upper_layer != protocol::MOBILITY || !self.chain.has_upper_layer_header() {
+            return None;
+        }
+        packet.get(..self.length)?.get(self.upper_layer_offset() + MOBILITY_TYPE).copied()
     }
 
     /// Whether this is neighbor discovery (RFC 4861 §4), which belongs to one link.
@@ -102,6 +115,23 @@ pub fn check_from_guest(inner: &Inner, packet: &[u8], home_agent: Ipv6Addr) -> R
         return Err(Reason::NeighborDiscovery);
     }
     Ok(())
+}
+
+/// Whether a packet may be in a tunnel without ESP, on its way `toward`.
+///
+/// # Errors
+/// [`Reason::WantsEsp`].
+pub(super) fn check_clear(
+    protected: Protected,
+    inner: &Inner,
+    packet: &[u8],
+    toward: Toward,
+    home_agent: Ipv6Addr,
+) -> Result<(), Reason> {
+    match protected.class_of(inner, packet, toward, home_agent) {
+        Some(_) => Err(Reason::WantsEsp),
+        None => Ok(()),
+    }
 }
 
 /// Rules on a packet for the guest.

@@ -6,6 +6,7 @@
 //! | into the tunnel | [`ingress::process`]: packet of a guest | [`home_agent::to_mobile_node`]: packet read from the TUN |
 //! | out of the tunnel | [`egress::process`]: payload of a raw socket | [`home_agent::from_mobile_node`]: payload of a raw socket |
 //! | beside the tunnel | [`routing_header::strip_type2_routing_header`]: the home agent's own packets | |
+//! | out of the kernel's ESP tunnel | [`egress::from_kernel`]: packet read from the TUN | the kernel's alone |
 //!
 //! The hop limit and Packet Too Big follow RFC 2473 §3, §6.3 and §7.1, congestion notification RFC 6040 §4, errors RFC 4443 §2.4; which addresses may
 //! enter and leave, RFC 6275 §10.4.5 and §11.3.1.
@@ -25,6 +26,7 @@ pub mod ingress;
 pub mod inspect;
 pub mod limit;
 pub mod offload;
+pub mod protected;
 pub mod reason;
 pub mod routing_header;
 pub mod segment;
@@ -37,5 +39,6 @@ pub use home_agent::{HomeAgentEntry, HomeAgentTable};
 pub use ingress::Ingress;
 pub use limit::ErrorLimits;
 pub use offload::{Kind, Offload, Segments};
+pub use protected::Protected;
 pub use reason::Reason;
-pub use table::{Carrier, Entry, Table, inner_mtu};
+pub use table::{Carrier, Entry, Table, inner_mtu, mtu_in_esp};

@@ -76,6 +76,8 @@ reasons! {
     CongestionNotEct = "congestion-not-ect",
     /// A packet of the home agent beside the tunnel without the type 2 routing header of this binding.
     NoType2RoutingHeader = "no-type2-routing-header",
+    /// A class of protection wants it under ESP, and it is not: in the clear it is not carried.
+    WantsEsp = "wants-esp",
     /// What the driver or the kernel says is left to do does not fit the packet.
     BadOffload = "bad-offload",
     /// Kept for the end of a hand-over, and too long or too many.

@@ -5,6 +5,7 @@ use super::inspect::{self, Inner};
 use super::offload::Offload;
 use super::reason::Reason;
 use super::table::Table;
+use crate::ipsec::Toward;
 use crate::wire::extension::MOBILE_HEADER_LENGTH;
 use crate::wire::ipv6;
 use crate::wire::numbers::{protocol, routing_type};
@@ -65,6 +66,7 @@ fn strip(table: &Table, packet: &mut [u8]) -> Result<(Port, usize, Option<Offloa
     let packet = packet.get_mut(MOBILE_HEADER_LENGTH..).ok_or(Reason::BadHeader)?;
     let inner = Inner::read(packet)?;
     inspect::check_to_guest(&inner, packet, entry.home_agent)?;
+    inspect::check_clear(entry.protected, &inner, packet, Toward::Guest, entry.home_agent)?;
     let offload = egress::finish(&inner, 0, packet, None, (entry.mtu, entry.link_mtu))?;
     Ok((Port { guest: entry.guest, port: entry.port, mac: entry.mac }, inner.length, offload))
 }

@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use super::protected::Protected;
 use crate::vocabulary::{GuestId, MacAddress};
 use crate::wire::{ipv6, tunnel};
 
@@ -10,6 +11,13 @@ use crate::wire::{ipv6, tunnel};
 /// (RFC 2473 §7.1).
 pub fn inner_mtu(path_mtu: usize) -> usize {
     path_mtu.saturating_sub(tunnel::OVERHEAD).max(ipv6::MINIMUM_MTU)
+}
+
+/// The same where the tunnel is one of ESP, from that of a plain one: ESP takes up to 8 octets for its header, 16 for an initialization vector, 17 for
+/// padding and trailer, 32 for the integrity check value (RFC 4303 §2). The kernel, which tunnels, knows exactly; this is what guests are
+/// told beforehand.
+pub fn mtu_in_esp(inner_mtu: usize) -> usize {
+    inner_mtu.saturating_sub(8 + 16 + 17 + 32).max(ipv6::MINIMUM_MTU)
 }
 
 /// The two ends of a guest's tunnel.
@@ -43,6 +51,8 @@ pub struct Entry {
     pub link_mtu: usize,
     /// The link-local address of the router shown to the guest: source of ICMPv6 errors.
     pub router: Ipv6Addr,
+    /// What of its packets goes under ESP only.
+    pub protected: Protected,
 }
 
 /// Guests by home address and by MAC address; both lookups are binary searches.
@@ -111,12 +121,14 @@ pub(super) mod tests {
             mtu: 1460,
             link_mtu: 1500,
             router: address("fe80::1"),
+            protected: Protected::default(),
         }
     }
 
     #[test]
     fn the_tunnel_takes_forty_octets_but_leaves_1280() {
         assert_eq!([1500, 9000, 1280, 1319, 0].map(inner_mtu), [1460, 8960, 1280, 1280, 1280]);
+        assert_eq!([1460, 8960, 1280].map(mtu_in_esp), [1387, 8887, 1280]);
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Reference {
         let mut packet = forwarded(packet);
         match to_mobile_node(&self.bindings, &mut packet, &mut ErrorLimits::default(), Instant::now()) {
             Ingress::Forward(forward) => vec![underlay(&forward)],
-            Ingress::Answer { .. } | Ingress::Drop(_) => vec![],
+            Ingress::Answer { .. } | Ingress::ToKernel { .. } | Ingress::Drop(_) => vec![],
         }
     }
 

@@ -92,6 +92,7 @@ impl Engine {
             ports: vec![Arc::new(PortGuests::new(router, guests))],
             devices: vec![Arc::clone(&device)],
             router_macs: vec![end.router_mac],
+            esp_tunnels: None,
             table: end.table.clone(),
         };
         let (reports, _) = mpsc::channel(1);

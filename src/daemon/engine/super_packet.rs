@@ -12,7 +12,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAttribute, RouteLwEnCapType, RouteLwTunnelEncap, RouteMessage, RouteProtocol, RouteScope, RouteSeg6IpTunnel,
     RouteType, Seg6Header, Seg6Mode,
@@ -62,16 +61,11 @@ impl SuperPackets {
     pub fn open() -> io::Result<Self> {
         let device = Arc::new(Device::tun(LINK)?);
         tap::no_link_local(LINK)?;
-        require_forwarding()?;
+        tap::let_forward(LINK)?;
         let mut query = Query::open()?;
         let index = nix::net::if_::if_nametoindex(LINK).map_err(io::Error::from)?;
-        let mut up = LinkMessage::default();
-        up.header.index = index;
-        up.header.flags = LinkFlags::Up;
-        up.header.change_mask = LinkFlags::Up;
         // As long as packets can be; the routes' own interface says what fits.
-        up.attributes.push(LinkAttribute::Mtu(65_535));
-        query.put(RouteNetlinkMessage::SetLink(up))?;
+        query.bring_up(LINK, 65_535)?;
         remove_leftovers(&mut query);
         for number in [protocol::TCP, protocol::UDP] {
             query.put(RouteNetlinkMessage::NewRule(rule(number)))?;
@@ -148,19 +142,6 @@ impl Entrance {
         let header = vnet::header(Some(offload), 0);
         self.0.write_parts(&[IoSlice::new(&header), IoSlice::new(packet)])
     }
-}
-
-/// What has got its outer header is forwarded. Where the host is no router, the TUN alone may be one (Linux 6.17).
-fn require_forwarding() -> io::Result<()> {
-    if std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").is_ok_and(|value| value.trim() != "0") {
-        return Ok(());
-    }
-    std::fs::write(format!("/proc/sys/net/ipv6/conf/{LINK}/force_forwarding"), "1").map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this host does not forward IPv6, and its kernel (before 6.17) cannot do so for one interface alone",
-        )
-    })
 }
 
 /// What goes into a tunnel: packets to one home address, or everything.

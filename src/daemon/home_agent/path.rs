@@ -16,6 +16,7 @@ use crate::daemon::engine::transmit::{Judge, Lane};
 use crate::daemon::engine::writer::{Front, write_groups};
 use crate::daemon::shared::{Reader, Shared};
 use crate::daemon::tap::Device;
+use crate::ipsec::Class;
 use crate::tunnel::coalesce::Coalescer;
 use crate::tunnel::home_agent::{from_mobile_node_offloaded, to_mobile_node_offloaded};
 use crate::tunnel::ingress::Forward;
@@ -46,7 +47,8 @@ impl Path {
     /// Replaces what the threads read.
     pub(in crate::daemon) fn publish(&self, table: HomeAgentTable) {
         let wanted = table.entries().iter().filter_map(|entry| {
-            let ends = Ends { source: table.home_agent(), destination: entry.care_of? };
+            let care_of = entry.care_of.filter(|_| !entry.protected.has(Class::TunnelPayload))?;
+            let ends = Ends { source: table.home_agent(), destination: care_of };
             Some(Wanted { ends, home_address: Some(entry.home_address) })
         });
         let wanted = wanted.collect();
@@ -136,7 +138,8 @@ impl Judge for ToGuests {
                 self.path.answer(&packet);
                 None
             }
-            Ingress::Drop(_) => None,
+            // What an ESP tunnel carries, the kernel's routes keep away from the TUN.
+            Ingress::ToKernel { .. } | Ingress::Drop(_) => None,
         }
     }
 

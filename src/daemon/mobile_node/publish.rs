@@ -14,7 +14,9 @@ use crate::daemon::packet_path::{PacketPath, Report, View};
 use crate::daemon::ports::OpenPort;
 use crate::daemon::roster::Roster;
 use crate::daemon::shared::Shared;
+use crate::daemon::tap::Device;
 use crate::home_network::{self, PseudoHomeNetwork};
+use crate::ipsec::Class;
 use crate::policy::{Attachment, GuestPolicy, Port, RouterPolicy};
 use crate::tunnel::{self, Entry, Table};
 use crate::vocabulary::{GuestId, MacAddress};
@@ -57,6 +59,8 @@ impl Runner {
                 let Some(guest) = self.roster.get(*id) else { continue };
                 let mtu = self.path_mtus.get(id).map_or(usize::MAX, |mtu| tunnel::inner_mtu(*mtu as usize));
                 let mtu = mtu.min(tunnel::inner_mtu(path_mtu));
+                let in_esp = guest.protection.classes.contains_key(&Class::TunnelPayload);
+                let mtu = if in_esp { tunnel::mtu_in_esp(mtu) } else { mtu };
                 smallest = smallest.min(mtu);
                 entries.extend(self.entry(*id, guest, port, mtu, link_mtu));
             }
@@ -64,7 +68,8 @@ impl Runner {
                 network.set_mtu(u32::try_from(smallest).unwrap_or(u32::MAX), now);
             }
         }
-        self.path.publish(view(&self.roster, &self.ports, &self.networks, Table::new(entries)));
+        let esp_tunnels = self.esp_tunnels.as_ref();
+        self.path.publish(view(&self.roster, &self.ports, &self.networks, Table::new(entries), esp_tunnels));
     }
 
     fn entry(&self, id: GuestId, guest: &GuestPolicy, port: usize, mtu: usize, link_mtu: usize) -> Option<Entry> {
@@ -79,6 +84,7 @@ impl Runner {
             mtu,
             link_mtu,
             router: attachment.router.link_local,
+            protected: guest.protection.classes.keys().copied().collect(),
         })
     }
 }
@@ -90,6 +96,7 @@ pub(super) fn packet_path(
     networks: &[PseudoHomeNetwork],
     reports: mpsc::Sender<Report>,
     accelerate: Accelerate,
+    esp_tunnels: Option<&Arc<Device>>,
 ) -> Result<PacketPath, Error> {
     let guests = roster.guests().count();
     let mut core =
@@ -109,7 +116,7 @@ pub(super) fn packet_path(
     accelerator::at_mobile_node(&mut core, accelerate, &guest_ports, guests);
     let path = PacketPath {
         core,
-        view: Shared::new(view(roster, ports, networks, Table::new([]))),
+        view: Shared::new(view(roster, ports, networks, Table::new([]), esp_tunnels)),
         frames: networks.iter().map(PseudoHomeNetwork::counters).collect(),
         reports,
     };
@@ -118,15 +125,25 @@ pub(super) fn packet_path(
         path.start_port(number, Arc::clone(&port.device)).map_err(thread)?;
     }
     path.start_tunnel().map_err(thread)?;
+    if let Some(device) = esp_tunnels {
+        path.start_esp_tunnels(Arc::clone(device)).map_err(thread)?;
+    }
     Ok(path)
 }
 
-fn view(roster: &Roster, ports: &[OpenPort], networks: &[PseudoHomeNetwork], table: Table) -> View {
+fn view(
+    roster: &Roster,
+    ports: &[OpenPort],
+    networks: &[PseudoHomeNetwork],
+    table: Table,
+    esp_tunnels: Option<&Arc<Device>>,
+) -> View {
     View {
         table,
         ports: networks.iter().map(PseudoHomeNetwork::guests).collect(),
         devices: ports.iter().map(|port| Arc::clone(&port.device)).collect(),
         router_macs: router_macs(roster, ports),
+        esp_tunnels: esp_tunnels.cloned(),
     }
 }
 

@@ -12,6 +12,8 @@ use super::publish::guest_config;
 use super::{Runner, network};
 use crate::daemon::ports::{self, OpenPort};
 use crate::daemon::roster::{Changes, Roster};
+use crate::daemon::tap::Device;
+use crate::daemon::{Error, esp_tunnel};
 use crate::policy::{GuestPolicy, Port};
 use crate::vocabulary::{GuestId, Lifetime};
 
@@ -29,6 +31,8 @@ impl Runner {
         let policy = self.source.read().map_err(|error| error.to_string())?;
         // Those that are gone stay until they are de-registered.
         let (roster, changes, added) = self.roster.renewed(&policy, false).map_err(|error| error.to_string())?;
+        let first = self.esp_tunnels.is_none() && esp_tunnel::is_wanted(roster.policy());
+        let esp_tunnels = first.then(esp_tunnel::open).transpose().map_err(|error| error.to_string())?;
         let opened = self.open_new_ports(&roster).await?;
         if let Err(error) = self.kernel.follow(&roster) {
             ports::close(&self.kernel.route().handle().clone(), opened).await;
@@ -40,6 +44,9 @@ impl Runner {
         }
         let before = std::mem::replace(&mut self.roster, roster);
         self.use_ports(opened);
+        if let Some(Err(error)) = esp_tunnels.map(|device| self.use_esp_tunnels(device)) {
+            tracing::error!("guests with data in ESP tunnels are cut off: {error}");
+        }
         let stays = |id: &GuestId| !changes.removed.contains(id);
         let revived: BTreeSet<_> = self.removing.iter().copied().filter(stays).collect();
         self.removing.retain(|id| !revived.contains(id));
@@ -95,6 +102,15 @@ impl Runner {
                 tracing::error!("guests on port {number} are cut off: {error}");
             }
         }
+    }
+
+    /// Has packets go through a new TUN of ESP tunnels.
+    pub(super) fn use_esp_tunnels(&mut self, device: Arc<Device>) -> Result<(), Error> {
+        let started = self.path.start_esp_tunnels(Arc::clone(&device));
+        started.map_err(|source| Error::socket("a thread", source))?;
+        self.esp_tunnels = Some(device);
+        self.stale = true;
+        Ok(())
     }
 
     fn change_guests(&mut self, before: &Roster, changes: &Changes, now: Instant) {

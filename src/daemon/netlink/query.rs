@@ -183,6 +183,19 @@ impl Query {
         Ok(found)
     }
 
+    /// Sets an interface up, with an MTU in octets.
+    ///
+    /// # Errors
+    /// The error of the system calls or the kernel's.
+    pub fn bring_up(&mut self, interface: &str, mtu: u32) -> io::Result<()> {
+        let mut up = LinkMessage::default();
+        up.header.index = nix::net::if_::if_nametoindex(interface).map_err(io::Error::from)?;
+        up.header.flags = LinkFlags::Up;
+        up.header.change_mask = LinkFlags::Up;
+        up.attributes.push(LinkAttribute::Mtu(mtu));
+        self.ask(RouteNetlinkMessage::SetLink(up), NLM_F_ACK, |_| {})
+    }
+
     /// Makes a change: a route or a rule, new or in the place of an old one.
     ///
     /// # Errors

@@ -153,6 +153,11 @@ impl MobileNode {
         self.with(guest, now, |registration, ctx| registration.securing_failed(generation, ctx));
     }
 
+    /// What was in force for a guest is so no more, whatever its generation: nothing is sent until it is again.
+    pub fn no_longer_secured(&mut self, guest: GuestId, now: Instant) {
+        self.with(guest, now, |registration, ctx| registration.no_longer_secured(ctx));
+    }
+
     /// A mobility header from `source` to `home_address` (both after the type 2 routing header and ESP).
     pub fn handle_message(&mut self, source: Ipv6Addr, home_address: Ipv6Addr, message: &[u8], now: Instant) {
         let Some(guest) = self.by_home_address.get(&home_address).copied() else {

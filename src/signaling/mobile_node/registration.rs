@@ -215,6 +215,12 @@ impl Registration {
         self.event(Event::SecuringFailed { retry_at }, ctx);
     }
 
+    pub(super) fn no_longer_secured(&mut self, ctx: &mut Context<'_>) {
+        if let Some(secured) = self.secured.as_ref().filter(|secured| !secured.failed) {
+            self.securing_failed(secured.generation, ctx);
+        }
+    }
+
     /// Refreshes now, if bound and not too soon after the last hint. Whether it does.
     pub(super) fn hint(&mut self, now: Instant) -> bool {
         let too_soon = self.last_hint.is_some_and(|at| now < at + HINT_INTERVAL);

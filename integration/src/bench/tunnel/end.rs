@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use kagemusha::daemon::engine::{self, HomeAgentEnd, MobileNodeEnd};
 use kagemusha::home_network::config::{ROUTER_LINK_LOCAL, ROUTER_MAC};
-use kagemusha::tunnel::{Carrier, Entry, HomeAgentEntry, HomeAgentTable, Table, inner_mtu};
+use kagemusha::tunnel::{Carrier, Entry, HomeAgentEntry, HomeAgentTable, Protected, Table, inner_mtu};
 use kagemusha::vocabulary::{GuestId, MacAddress};
 use serde::{Deserialize, Serialize};
 
@@ -159,6 +159,7 @@ pub(crate) fn guests(specification: Specification) -> Outcome<Table> {
         mtu,
         link_mtu: mtu,
         router: ROUTER_LINK_LOCAL,
+        protected: Protected::default(),
     });
     Ok(Table::new(entries))
 }
@@ -173,6 +174,7 @@ pub(crate) fn bindings(specification: Specification) -> Outcome<HomeAgentTable> 
         home_address,
         care_of: Some(care_of),
         mtu,
+        protected: Protected::default(),
     });
     Ok(HomeAgentTable::new(address(HOME_AGENT)?, mtu, entries))
 }
