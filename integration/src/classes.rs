@@ -1,6 +1,8 @@
 //! The protection classes on a real kernel, without the daemons: what the library compiles is put into the kernels of both sides,
 //! and small probes send and receive one kind of packet each.
 
+mod numbers;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -49,8 +51,10 @@ pub(crate) struct Bench<'lab> {
     host: Configuration,
     agent: Configuration,
     care_of: Cell<Ipv6Addr>,
-    /// How often sequence numbers were made to begin anew: each time above all used.
-    epoch: Cell<u64>,
+    /// Sequence numbers begin beyond this one.
+    first: u64,
+    /// How often sequence numbers were made to begin anew at host and home agent: each time above all used.
+    epochs: [Cell<u64>; 2],
     cookie: Cell<u64>,
 }
 
@@ -97,7 +101,12 @@ pub(crate) fn policy_file(lab: &Lab, classes: &[Class], role: Role, more: &str) 
 
 impl<'lab> Bench<'lab> {
     /// Both kernels hold what a binding of the guest at its first care-of address needs.
-    pub(crate) fn new(lab: &'lab Lab, class: Class, more: &str) -> Outcome<Self> {
+    pub(crate) fn new(lab: &'lab Lab, class: Class) -> Outcome<Self> {
+        Self::beginning_at(lab, class, "", 0)
+    }
+
+    /// The same with `more` in each security association, and numbers from `first` on.
+    fn beginning_at(lab: &'lab Lab, class: Class, more: &str, first: u64) -> Outcome<Self> {
         let spare = match class {
             Class::HomeRegistration => Class::MobilePrefixDiscovery,
             Class::TunnelPayload => Class::ReturnRoutability,
@@ -113,8 +122,8 @@ impl<'lab> Bench<'lab> {
             Ok(Configuration::from(&policy))
         };
         let (host, agent) = (load(Role::MobileNode)?, load(Role::HomeAgent)?);
-        let (care_of, epoch, cookie) = (Cell::new(CARE_OF), Cell::new(0), Cell::new(0x4b61_6765_0000_0000));
-        let bench = Self { lab, class, spare, host, agent, care_of, epoch, cookie };
+        let (care_of, epochs, cookie) = (Cell::new(CARE_OF), Default::default(), Cell::new(0x4b61_6765_0000_0000));
+        let bench = Self { lab, class, spare, host, agent, care_of, first, epochs, cookie };
         bench.links()?;
         bench.right_on_both_sides()?;
         Ok(bench)
@@ -128,8 +137,8 @@ impl<'lab> Bench<'lab> {
         let policy = load_policy(Role::MobileNode, &file).during(|| file.display().to_string())?;
         let peer = umip::start_home_agent_from_export(lab, &file)?;
         let (host, agent) = (Configuration::from(&policy), Configuration::from(&policy));
-        let (care_of, epoch, cookie) = (Cell::new(CARE_OF), Cell::new(0), Cell::new(0x4b61_6765_0000_0000));
-        let bench = Self { lab, class, spare: registration, host, agent, care_of, epoch, cookie };
+        let (care_of, epochs, cookie) = (Cell::new(CARE_OF), Default::default(), Cell::new(0x4b61_6765_0000_0000));
+        let bench = Self { lab, class, spare: registration, host, agent, care_of, first: 0, epochs, cookie };
         bench.host_links()?;
         bench.apply(Role::MobileNode, |_| {}, |_| {})?;
         bench.register()?;
@@ -204,17 +213,18 @@ impl<'lab> Bench<'lab> {
         configure: impl FnOnce(&mut Configuration),
         change: impl FnOnce(&mut KernelState),
     ) -> Outcome<Vec<String>> {
-        let (node, mut configuration) = match role {
-            Role::MobileNode => (&self.lab.net.host, self.host.clone()),
-            Role::HomeAgent => (&self.lab.net.ha, self.agent.clone()),
+        let [of_host, of_agent] = &self.epochs;
+        let (node, mut configuration, epoch) = match role {
+            Role::MobileNode => (&self.lab.net.host, self.host.clone(), of_host),
+            Role::HomeAgent => (&self.lab.net.ha, self.agent.clone(), of_agent),
         };
         configure(&mut configuration);
         let bindings = Bindings([(GuestId(0), self.care_of.get())].into());
         let site = Site { uplink: Some("eth0".to_owned()), tunnel6_loaded: false };
         let mut desired = compile(&configuration, &bindings, &site);
         change(&mut desired);
-        self.epoch.set(self.epoch.get() + 1);
-        let start = ReplayState { output: self.epoch.get() * 1000, input: 0 };
+        epoch.set(epoch.get() + 1);
+        let start = ReplayState { output: self.first + epoch.get() * 1000, input: self.first };
         let all = configuration.guests.iter().flat_map(|guest| guest.protection.associations());
         let starts: BTreeMap<_, _> = all.map(|sa| (sa.key, start)).collect();
         node.run(move || -> Outcome<Vec<String>> {

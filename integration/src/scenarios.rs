@@ -80,8 +80,12 @@ mod policy_class_return_routability;
 mod policy_class_tunnel_mobility_headers;
 #[path = "../scenarios/policy-class-tunnel-payload/scenario.rs"]
 mod policy_class_tunnel_payload;
+#[path = "../scenarios/policy-esn/scenario.rs"]
+mod policy_esn;
 #[path = "../scenarios/policy-missing-no-plaintext/scenario.rs"]
 mod policy_missing_no_plaintext;
+#[path = "../scenarios/policy-shadowed/scenario.rs"]
+mod policy_shadowed;
 #[path = "../scenarios/policy-sigkill/scenario.rs"]
 mod policy_sigkill;
 #[path = "../scenarios/policy-tampering/scenario.rs"]
@@ -158,6 +162,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &packet_too_big::SCENARIO,
     &esp_missing_no_plaintext::SCENARIO,
     &policy_missing_no_plaintext::SCENARIO,
+    &policy_shadowed::SCENARIO,
     &policy_sigkill::SCENARIO,
     &policy_tampering::SCENARIO,
     &policy_class_home_registration::SCENARIO,
@@ -168,6 +173,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &policy_class_return_routability::SCENARIO,
     &policy_class_tunnel_mobility_headers::SCENARIO,
     &policy_class_tunnel_payload::SCENARIO,
+    &policy_esn::SCENARIO,
     &wrong_key_silent::SCENARIO,
     &home_agent_restart::SCENARIO,
     &mobile_node_restart::SCENARIO,

@@ -15,5 +15,5 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 };
 
 fn run(lab: &Lab) -> Outcome {
-    Bench::new(lab, Class::MobilePrefixDiscovery, "")?.run()
+    Bench::new(lab, Class::MobilePrefixDiscovery)?.run()
 }
