@@ -4,16 +4,19 @@
 //! The states form no cycle (every action uses up a part of the budget or of a plan), so what holds at each end holds "eventually". It is asked
 //! at the ends, because the checker's own `eventually` overlooks paths that join.
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagemusha::ipsec::{AssociationKey, PolicyKey};
+use kagemusha::ipsec::{AssociationKey, Class, PolicyKey};
 use kagemusha::kernel_state::{Bindings, Configuration, KernelState, Rule, Site, compile};
 use kagemusha::policy::Role;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use crate::cast::{ROLES, acknowledgement, bindings, care_of, configuration, home_agent, site, update};
+use crate::cast::{
+    ROLES, acknowledgement, bindings, care_of, configuration, configuration_of, home_agent, site, update,
+};
 use crate::damage::{aliens, holds_all, union};
 use crate::host::{Host, Numbering, Order, Phase, Rules, rules};
 use crate::machine::Machine;
@@ -308,6 +311,29 @@ fn every_end_and_what_comes_after_it() {
     for role in ROLES {
         let budget = Budget { kills: 1, ends: 1, power_losses: 1, sends: 2, moves: 1, ..Budget::default() };
         Exploration::new(role, budget).holds(&format!("{role}: an end, a kill, a loss of power, a move, two packets"));
+    }
+}
+
+/// Each class of protection beside that of registrations, in a kernel that an earlier policy with other keys has left bound, and in an empty one.
+#[test]
+fn every_order_of_each_class() {
+    for (role, class) in ROLES.into_iter().flat_map(|role| Class::ALL.map(|class| (role, class))) {
+        let classes = [[Class::HomeRegistration, class].into_iter().collect::<BTreeSet<_>>().into_iter().collect()];
+        let earlier = configuration_of(role, &classes, 2, 2000);
+        let bound = compile(&earlier, &bindings(&[Some(4)]), &site(Some("eth1"), true));
+        let budgets = [
+            ("a kill, a move, a packet", Budget { kills: 1, moves: 1, sends: 1, ..Budget::default() }),
+            ("two moves, a packet", Budget { moves: 2, sends: 1, ..Budget::default() }),
+            ("a deletion, a packet", Budget { changes: 1, sends: 1, ..Budget::default() }),
+        ];
+        for (words, budget) in budgets {
+            let exploration = Exploration {
+                configuration: Arc::new(configuration_of(role, &classes, 1, 1000)),
+                beginnings: vec![aliens(), union(bound.clone(), &aliens())],
+                ..Exploration::new(role, budget)
+            };
+            exploration.holds(&format!("{role}, {class}: {words}"));
+        }
     }
 }
 
