@@ -104,7 +104,7 @@ pub enum Error {
     /// A host that does not forward, with guests whose data the kernel has to put into ESP tunnels.
     #[error(
         "this machine does not forward IPv6, which the class {} needs: sysctl -w net.ipv6.conf.all.forwarding=1 (and \
-         accept_ra=2 on an uplink that is configured by router advertisements), or Linux 6.17",
+         accept_ra=2 on an uplink that is configured by router advertisements), or have Linux 6.17",
         crate::ipsec::Class::TunnelPayload
     )]
     NotForwardingForGuests,

@@ -1,5 +1,9 @@
 //! See `README.md`.
 
+use kagemusha::ipsec::Class;
+use kagemusha::policy::Role;
+
+use crate::classes::policy_file;
 use crate::prelude::*;
 
 pub(crate) const SCENARIO: Scenario =
@@ -22,6 +26,19 @@ fn run(lab: &Lab) -> Outcome {
     foreign.must_not_have_seen("a packet of the host for the home agent", |packet| {
         packet.is_from_to(CARE_OF, HOME_AGENT)
     })?;
+
+    lab.step("every class of protection, before and after the host forwards");
+    let classes: Vec<_> = Class::ALL.into_iter().filter(|class| *class != Class::TunnelMobilityHeaders).collect();
+    let all = policy_file(lab, &classes, Role::MobileNode, "")?;
+    let arguments = ["check", "--ipsec", &all.to_string_lossy()];
+    let output = host.try_command(&program, &arguments)?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure(output.status.code() == Some(1) && text.contains("net.ipv6.conf.all.forwarding=1"), || {
+        format!("kagemusha check: {}:\n{text}", output.status)
+    })?;
+    host.sysctl("conf/all/forwarding", "1")?;
+    let text = host.command(&program, &arguments)?;
+    ensure(text.contains("moving tunnels"), || format!("kagemusha check:\n{text}"))?;
 
     lab.step("a machine with a sysctl that would break it");
     host.sysctl("conf/all/accept_source_route", "-1")?;

@@ -9,6 +9,7 @@ use nix::unistd::{AccessFlags, access};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Finding;
+use crate::daemon::esp_tunnel;
 use crate::daemon::netlink::route::{self, Uplink};
 use crate::policy::{Policy, Role};
 
@@ -40,7 +41,22 @@ pub(super) fn findings(role: Role, policy: Option<&Policy>) -> Vec<Finding> {
     });
     findings.extend(policy.into_iter().flat_map(interfaces));
     findings.extend(settings(role, uplink.as_deref(), Path::new(SETTINGS)));
+    if policy.is_some_and(esp_tunnel::is_wanted) {
+        findings.push(forwarding_for_guests(Path::new(SETTINGS)));
+    }
     findings
+}
+
+/// The kernel forwards what guests send into its ESP tunnels.
+fn forwarding_for_guests(root: &Path) -> Finding {
+    let subject = "IPv6 forwarding, for the class tunnel-payload";
+    let all = fs::read_to_string(root.join("all/forwarding")).is_ok_and(|value| value.trim() != "0");
+    // Of single interfaces since Linux 6.17.
+    if all || root.join("default/force_forwarding").exists() {
+        return Finding::ok(subject);
+    }
+    let remedy = "`sysctl -w net.ipv6.conf.all.forwarding=1`, with accept_ra=2 on an uplink that is configured by router advertisements";
+    Finding::missing(subject, remedy)
 }
 
 /// The capabilities that a process with this `/proc/self/status` lacks.
@@ -171,6 +187,21 @@ mod tests {
         assert_eq!(outcomes("CapInh:\t0\nCapEff:\t0000000000003000\n"), [Outcome::Ok, Outcome::Ok]);
         assert_eq!(outcomes("CapPrm:\t3000\nCapEff:\t0000000000001000\n"), [Outcome::Ok, Outcome::Missing]);
         assert_eq!(outcomes(""), [Outcome::Missing, Outcome::Missing]);
+    }
+
+    #[test]
+    fn esp_tunnels_of_guests_need_forwarding() {
+        let root = tempfile::tempdir().unwrap();
+        for interface in ["all", "default"] {
+            fs::create_dir_all(root.path().join(interface)).unwrap();
+        }
+        fs::write(root.path().join("all/forwarding"), "0\n").unwrap();
+        assert_eq!(forwarding_for_guests(root.path()).outcome, Outcome::Missing);
+        fs::write(root.path().join("default/force_forwarding"), "0\n").unwrap();
+        assert_eq!(forwarding_for_guests(root.path()).outcome, Outcome::Ok);
+        fs::remove_file(root.path().join("default/force_forwarding")).unwrap();
+        fs::write(root.path().join("all/forwarding"), "1\n").unwrap();
+        assert_eq!(forwarding_for_guests(root.path()).outcome, Outcome::Ok);
     }
 
     #[test]

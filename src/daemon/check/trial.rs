@@ -7,14 +7,16 @@ use std::path::Path;
 use nix::sched::{CloneFlags, unshare};
 
 use super::Finding;
+use crate::daemon::netlink::query::Query;
 use crate::daemon::reconcile::{Error, Reconciler};
+use crate::daemon::tap::Device;
 use crate::ipsec::{
     AssociationKey, AssociationLifetime, Class, Encryption, Esp, EspMode, Integrity, SecretKey, SecurityAssociation,
     Transform,
 };
 use crate::kernel_state::{
-    Bindings, Configuration, Guest, HOME_ADDRESS_LINK, KernelState, Link, LinkKind, SINK_LINK, Site, Step, compile,
-    diff,
+    Bindings, Configuration, ESP_TUNNEL_LINK, Guest, HOME_ADDRESS_LINK, KernelState, Link, LinkKind, SINK_LINK, Site,
+    Step, compile, diff,
 };
 use crate::policy::{Policy, Protection, Reqids, Role};
 use crate::vocabulary::GuestId;
@@ -43,7 +45,7 @@ pub(super) fn findings(policy: Option<&Policy>) -> Vec<Finding> {
         .unwrap_or_else(|_| vec![Finding::missing("kernel features", "the trial ended unexpectedly: report this")])
 }
 
-/// Takes every step from nothing to a state like the daemon's, then reads it back.
+/// Takes every step from nothing to a state like the daemon's and on through a move, then reads it back.
 async fn attempt(configuration: Configuration) -> Vec<Finding> {
     let mut reconciler = match Reconciler::new(configuration.clone()) {
         Ok(reconciler) => reconciler,
@@ -52,10 +54,15 @@ async fn attempt(configuration: Configuration) -> Vec<Finding> {
     if let Err(error) = reconciler.route().set_up("lo").await {
         return vec![Finding::missing("loopback link", error.to_string())];
     }
-    let desired = wanted(&configuration);
+    let _tun = match esp_tunnels(&configuration).transpose() {
+        Ok(tun) => tun,
+        Err(error) => return vec![Finding::missing("TUN of ESP tunnels", error.to_string())],
+    };
+    let [desired, moved] = [1, 2].map(|place| wanted(&configuration, place));
     let mut findings = Findings::default();
     let mut without_home_link = false;
-    for step in &diff(&desired, &KernelState::default()).steps {
+    let plans = [diff(&desired, &KernelState::default()), diff(&moved, &desired)];
+    for step in plans.iter().flat_map(|plan| &plan.steps) {
         if without_home_link && on_home_link(step) {
             continue;
         }
@@ -66,7 +73,7 @@ async fn attempt(configuration: Configuration) -> Vec<Finding> {
     let mut findings = findings.into_lines();
     if findings.iter().all(|finding| finding.remedy.is_empty()) {
         let subject = "the kernel's state reads back as it was written, and goes away again";
-        let kept = match reconciler.apply(&desired).await {
+        let kept = match reconciler.apply(&moved).await {
             Ok(report) if report.steps.is_empty() => {
                 reconciler.apply(&KernelState::default()).await.map_err(|e| e.to_string())
             }
@@ -169,10 +176,21 @@ fn on_home_link(step: &Step) -> bool {
     }
 }
 
-/// The state of a host with every guest away, or of a home agent. Its tunnel link is the daemon's to make, so no guest of a home
+/// The TUN that routes to guests with data in ESP tunnels lead to.
+fn esp_tunnels(configuration: &Configuration) -> Option<std::io::Result<Device>> {
+    let payload = |guest: &Guest| guest.protection.classes.contains_key(&Class::TunnelPayload);
+    let wanted = configuration.role == Role::MobileNode && configuration.guests.iter().any(payload);
+    wanted.then(|| {
+        let device = Device::tun(ESP_TUNNEL_LINK)?;
+        Query::open()?.bring_up(ESP_TUNNEL_LINK, 1500)?;
+        Ok(device)
+    })
+}
+
+/// The state of a host with every guest away at a place, or of a home agent. Its tunnel link is the daemon's to make, so no guest of a home
 /// agent is bound.
-fn wanted(configuration: &Configuration) -> KernelState {
-    let care_of_address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+fn wanted(configuration: &Configuration, place: u16) -> KernelState {
+    let care_of_address = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, place);
     let bound = match configuration.role {
         Role::MobileNode => configuration.guests.len(),
         Role::HomeAgent => 0,
@@ -255,7 +273,7 @@ mod tests {
     #[test]
     fn every_step_has_a_subject_and_a_cure() {
         let configuration = sample(None);
-        let plan = diff(&wanted(&configuration), &KernelState::default());
+        let plan = diff(&wanted(&configuration, 1), &KernelState::default());
         let mut subjects: Vec<_> = plan.steps.iter().map(|step| subject(step).0).collect();
         subjects.dedup();
         for expected in ["ESP over IPv6 with aes-cbc and hmac-sha256-128", "dummy link", "home address on it"] {

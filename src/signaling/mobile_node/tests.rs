@@ -217,6 +217,28 @@ fn a_failure_to_secure_is_tried_again_and_a_later_generation_of_others_does_not_
 }
 
 #[test]
+fn what_is_in_force_no_more_stops_signaling_until_it_is_again() {
+    let mut bench = Bench::new(150);
+    bench.attach(here());
+    bench.acknowledge(Status::ACCEPTED, 1, 150);
+    bench.secures = false;
+    bench.node.no_longer_secured(GUEST, bench.now);
+    bench.node.no_longer_secured(GUEST, bench.now);
+    bench.drain();
+    assert_eq!(bench.state(), "securing-failed");
+    assert!(bench.binding.is_some(), "the home agent has the binding, and data pass");
+    assert_eq!(bench.next_in(), 1.0, "told twice, tried again once");
+    bench.node.refresh(GUEST, bench.now);
+    bench.node.care_of_changed(GUEST, Some(there()), bench.now);
+    bench.drain();
+    assert_eq!(bench.sequences(), [1], "nothing more was sent");
+    let asked = bench.secured.last().unwrap().0;
+    bench.node.applied(asked, bench.now);
+    bench.drain();
+    assert_eq!(bench.sequences(), [1, 2]);
+}
+
+#[test]
 fn the_first_registration_is_retransmitted_after_1_5_s_doubling_to_32_s_with_new_numbers() {
     let mut bench = Bench::new(150);
     bench.attach(here());
