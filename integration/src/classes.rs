@@ -148,16 +148,7 @@ impl<'lab> Bench<'lab> {
     /// Binding updates, as the daemon sends them, until one is acknowledged.
     fn register(&self) -> Outcome {
         let mut foreign = self.lab.watch(FOREIGN)?;
-        let flags = BindingUpdateFlags { acknowledge: true, home_registration: true, ..Default::default() };
-        let options = vec![MobilityOption::AlternateCareOfAddress(self.care_of.get())];
-        let (sequence, lifetime) = (SequenceNumber(1), Lifetime::from_duration(Duration::from_secs(400)));
-        let update = Message::BindingUpdate(BindingUpdate { sequence, flags, lifetime, options }).emit();
-        self.lab.net.host.run(move || -> Outcome {
-            let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(i32::from(MOBILITY))))?;
-            socket.bind(&SocketAddrV6::new(GUEST, 0, 0, 0).into())?;
-            socket.send_to(&update, &SocketAddrV6::new(HOME_AGENT, 0, 0, 0).into())?;
-            Ok(())
-        })??;
+        send_binding_update(&self.lab.net.host, self.care_of.get())?;
         let (there, back) = (Toward::HomeAgent, Toward::Guest);
         let spis = (spi(Class::HomeRegistration, there), spi(Class::HomeRegistration, back));
         protected_registration(&mut foreign, self.care_of.get(), GUEST, spis, FIRST_REGISTRATION * 2)
@@ -632,6 +623,21 @@ fn without_policy(node: &Node) -> Outcome<u64> {
     let line = statistics.lines().find_map(|line| line.strip_prefix("XfrmInNoPols"));
     let count = line.and_then(|count| count.trim().parse().ok());
     count.ok_or_else(|| Failure::new(format!("no XfrmInNoPols in: {statistics}")))
+}
+
+/// A binding update of the guest's home address, as a program on the host sends it.
+pub(crate) fn send_binding_update(host: &Node, care_of: Ipv6Addr) -> Outcome {
+    let flags = BindingUpdateFlags { acknowledge: true, home_registration: true, ..Default::default() };
+    let options = vec![MobilityOption::AlternateCareOfAddress(care_of)];
+    let (sequence, lifetime) = (SequenceNumber(1), Lifetime::from_duration(Duration::from_secs(400)));
+    let update = Message::BindingUpdate(BindingUpdate { sequence, flags, lifetime, options }).emit();
+    host.run(move || -> Outcome {
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(i32::from(MOBILITY))))?;
+        socket.bind(&SocketAddrV6::new(GUEST, 0, 0, 0).into())?;
+        socket.send_to(&update, &SocketAddrV6::new(HOME_AGENT, 0, 0, 0).into())?;
+        Ok(())
+    })?
+    .during(|| "a binding update".into())
 }
 
 /// A mobile prefix solicitation of the guest's home address (RFC 6275 §6.7), as a program on the host sends it.

@@ -23,6 +23,7 @@ mod failure;
 mod init;
 mod inner;
 mod job;
+mod lanes;
 mod migration;
 mod node;
 mod oracle;

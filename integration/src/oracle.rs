@@ -24,6 +24,9 @@ pub(crate) struct Opinion {
 /// `PI_WARN` of Wireshark's `epan/proto.h`.
 const WARNING: u32 = 6 << 20;
 
+/// Of `tcp.completeness`, which adds up as a capture is read: `TCP_COMPLETENESS_FIN` of Wireshark's `packet-tcp.h`.
+const FIN_SEEN: u8 = 0x10;
+
 /// Warnings and errors, but for requests that nobody has answered: scenarios ask in vain on purpose.
 const WARNINGS: &str = "_ws.expert.severity >= 6291456 && !icmpv6.resp_not_found";
 
@@ -86,12 +89,25 @@ fn read(capture: &Path, opinion: &mut Opinion) -> Outcome {
         "mip6.mhtype",
         "_ws.expert.severity",
         "_ws.expert.message",
+        "tcp.completeness",
     ];
     // One run of tshark for both questions: it takes longer to start than to read.
     for line in tshark(capture, &format!("mipv6 || esp || ({WARNINGS})"), &fields)? {
         let columns: Vec<&str> = line.split('\t').collect();
-        let [frame, protocols, source, destination, option, routing, icv_good, contained, kind, severities, message] =
-            columns[..]
+        let [
+            frame,
+            protocols,
+            source,
+            destination,
+            option,
+            routing,
+            icv_good,
+            contained,
+            kind,
+            severities,
+            message,
+            completeness,
+        ] = columns[..]
         else {
             continue;
         };
@@ -106,7 +122,10 @@ fn read(capture: &Path, opinion: &mut Opinion) -> Outcome {
         let quoted = message.starts_with("Bad checksum") && protocols.contains("icmpv6:ipv6");
         // An emulated network card writes zero as all ones.
         let zero = message.starts_with("TCP Checksum 0xffff instead of 0x0000");
-        if warned && !skipped && !repeated && !quoted && !zero {
+        // What comes again after both ends have closed is answered with a reset. Whoever uses a connection looks for resets itself.
+        let seen = completeness.split(',').next_back().and_then(|seen| seen.parse::<u8>().ok()).unwrap_or_default();
+        let closed = message.starts_with("Connection reset") && seen & FIN_SEEN != 0;
+        if warned && !skipped && !repeated && !quoted && !zero && !closed {
             opinion.complaints.push(complain(&format!("{message} ({protocols})")));
         }
         if !kind.is_empty() {

@@ -17,7 +17,7 @@ use crate::job::{COMPLETE, Job, LINE, Report, ScenarioResult, Task, Verdict};
 use crate::migration::image;
 use crate::oracle::{Opinion, Oracle};
 use crate::scenario::Peer;
-use crate::{packages, probe, scenarios, uml};
+use crate::{lanes, packages, probe, scenarios, uml};
 
 /// Options of the commands that run something.
 #[derive(Debug, Clone, Default, Args)]
@@ -125,7 +125,7 @@ pub(crate) fn bench(task: Task, options: &Options) -> Outcome<ExitCode> {
         Ok(run) => run,
         Err(code) => return Ok(code),
     };
-    run.run_inner(options, &|_| {})?;
+    run.run_inner(&run.job, "", options, &|_| {})?;
     // It is written at the end, when all went well.
     Report::read(&run.job.directory).during(|| "the benchmark has not ended; see above".into())?;
     Ok(ExitCode::SUCCESS)
@@ -305,35 +305,56 @@ impl Run {
     /// Starts the inner side, shows its lines, and reads its report.
     fn execute(&self, options: &Options) -> Outcome<Report> {
         let directory = &self.job.directory;
+        let lanes = if self.on_uml { lanes::split(&self.job)? } else { vec![] };
         let oracle = Oracle::start();
-        let complete = |name: &str| {
+        let complete = |lane: &Job, name: &str| {
+            if let Err(failure) = lanes::bring_home(&self.job, &lane.directory, name) {
+                println!("{failure}");
+            }
             if scenarios::named(name).is_none_or(|scenario| scenario.well_formed) {
                 oracle.ask(directory.join(name));
             }
         };
-        let result = self.run_inner(options, &complete);
-        if result.is_err()
-            && let Ok(unfinished) = Report::read(directory)
-        {
-            table(&unfinished);
+        let report = if lanes.is_empty() {
+            self.run_inner(&self.job, "", options, &|name| complete(&self.job, name))
+                .and_then(|()| Report::read(directory))
+        } else {
+            self.run_lanes(&lanes, options, &complete).and_then(|()| lanes::gather(&lanes))
+        };
+        if report.is_err() {
+            let unfinished = Report::read(directory).or_else(|_| lanes::gather(&lanes));
+            unfinished.iter().for_each(table);
         }
-        result?;
-        let console = directory.join("console.log");
-        let mut report =
-            Report::read(directory).during(|| format!("the inner side left no report; see {}", console.display()))?;
+        let mut report = report?;
         Self::conclude(oracle, &mut report);
         Ok(report)
     }
 
-    /// Starts the inner side and shows its lines.
-    fn run_inner(&self, options: &Options, complete: &dyn Fn(&str)) -> Outcome {
-        let directory = &self.job.directory;
-        println!("Everything of this run is kept in {}", directory.display());
-        let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}", std::process::id()));
+    /// Starts an inner side for each lane, all at once.
+    fn run_lanes(&self, lanes: &[Job], options: &Options, complete: &(dyn Fn(&Job, &str) + Sync)) -> Outcome {
+        std::thread::scope(|scope| {
+            let run = |(number, job)| {
+                let prefix = format!("{}| ", number + 1);
+                scope.spawn(move || self.run_inner(job, &prefix, options, &|name| complete(job, name)))
+            };
+            let running: Vec<_> = lanes.iter().enumerate().map(run).collect();
+            let panicked = |_| Err(Failure::new("a thread of the lab panicked"));
+            running.into_iter().try_for_each(|lane| lane.join().unwrap_or_else(panicked))
+        })
+    }
+
+    /// Starts the inner side for a job and shows its lines, with `prefix` in front.
+    fn run_inner(&self, job: &Job, prefix: &str, options: &Options, complete: &dyn Fn(&str)) -> Outcome {
+        println!("{prefix}Everything of this run is kept in {}", job.directory.display());
+        let name = job.directory.file_name().unwrap_or_default().to_string_lossy();
+        let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}-{name}", std::process::id()));
         fs::create_dir(&scratch).during(|| scratch.display().to_string())?;
         let timeout = Duration::from_secs(options.timeout);
-        let result =
-            self.start(&scratch).and_then(|child| follow(child, &directory.join("console.log"), timeout, complete));
+        let console = job.directory.join("console.log");
+        let result = self
+            .start(&job.directory, &scratch)
+            .and_then(|child| follow(child, prefix, &console, timeout, complete))
+            .during(|| format!("see {}", console.display()));
         fs::remove_dir_all(&scratch).during(|| scratch.display().to_string())?;
         result
     }
@@ -361,18 +382,13 @@ impl Run {
         report.results.push(ScenarioResult { name: "captures-by-tshark".into(), verdict, seconds });
     }
 
-    fn start(&self, scratch: &Path) -> Outcome<Child> {
+    fn start(&self, directory: &Path, scratch: &Path) -> Outcome<Child> {
         let mut command = if self.on_uml {
             let program = uml::program().ok_or_else(|| Failure::new("linux.uml or its modules are missing"))?;
-            uml::command(program, &self.program, &self.job.directory, scratch)?
+            uml::command(program, &self.program, directory, scratch)?
         } else {
             let mut command = Command::new(&self.program);
-            command
-                .arg("inner")
-                .arg(&self.job.directory)
-                .stdin(Stdio::null())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
+            command.arg("inner").arg(directory).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
             command
         };
         command.spawn().during(|| format!("starting {}", command.get_program().to_string_lossy()))
@@ -380,7 +396,7 @@ impl Run {
 }
 
 /// Shows the lines of the inner side as they come, keeps all its output, and ends it when the time is over.
-fn follow(mut child: Child, console: &Path, timeout: Duration, complete: &dyn Fn(&str)) -> Outcome {
+fn follow(mut child: Child, prefix: &str, console: &Path, timeout: Duration, complete: &dyn Fn(&str)) -> Outcome {
     let deadline = Instant::now() + timeout;
     let (lines, receiver) = mpsc::channel::<Vec<u8>>();
     let streams: [Option<Box<dyn Read + Send>>; 2] = [
@@ -412,13 +428,13 @@ fn follow(mut child: Child, console: &Path, timeout: Duration, complete: &dyn Fn
                 // An empty line has lost the space at its end.
                 if let Some(text) = text.trim_end().strip_prefix(LINE.trim_end()) {
                     // Whoever reads may have seen enough; the run goes on and has its exit code.
-                    let _ = writeln!(std::io::stdout(), "{}", text.strip_prefix(' ').unwrap_or(text));
+                    let _ = writeln!(std::io::stdout(), "{prefix}{}", text.strip_prefix(' ').unwrap_or(text));
                 }
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 end(&mut child)?;
-                return Err(Failure::new(format!("ended after {} s; see {}", timeout.as_secs(), console.display())));
+                return Err(Failure::new(format!("ended after {} s", timeout.as_secs())));
             }
         }
     }

@@ -54,7 +54,9 @@ fn memory_directory(fallback: &Path) -> PathBuf {
     let roomy = |path: &str| {
         nix::sys::statvfs::statvfs(path).is_ok_and(|status| {
             let free = status.blocks_available() * status.fragment_size();
-            free > (MEMORY_MEGABYTES + 64) << 20 && !status.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC)
+            // Two of them may run.
+            free > (2 * (MEMORY_MEGABYTES + 64)) << 20
+                && !status.flags().contains(nix::sys::statvfs::FsFlags::ST_NOEXEC)
         })
     };
     ["/dev/shm", "/tmp"].into_iter().find(|path| roomy(path)).map_or_else(|| fallback.to_owned(), PathBuf::from)

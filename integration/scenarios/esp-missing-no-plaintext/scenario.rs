@@ -29,6 +29,11 @@ fn run(lab: &Lab) -> Outcome {
     foreign.must_not_see("anything of the host for the home agent", Duration::from_secs(8), |packet| {
         packet.is_from_to(CARE_OF, HOME_AGENT) || packet.is_from_to(GUEST, HOME_AGENT)
     })?;
+    lab.step("another program on the host sends a binding update");
+    crate::classes::send_binding_update(&net.host, CARE_OF)?;
+    foreign.must_not_see("anything of the host for the home agent", QUIET, |packet| {
+        packet.is_from_to(CARE_OF, HOME_AGENT) || packet.is_from_to(GUEST, HOME_AGENT)
+    })?;
     ensure(net.host.read("/proc/thread-self/net/xfrm_stat")?.lines().any(refused), || {
         "the host's kernel has held nothing back".into()
     })?;
