@@ -12,7 +12,7 @@ use kagemusha::kernel_state::{
     Bindings, Configuration, Guest, KernelState, Site, Step, at_rest, compile, diff, needs_another_name, owned,
 };
 use kagemusha::policy::{Protection, Reqids, Role};
-use kagemusha::vocabulary::GuestId;
+use kagemusha::vocabulary::{GuestId, Prefix};
 use proptest::prelude::*;
 
 const fn address(subnet: u16, host: u16) -> Ipv6Addr {
@@ -21,6 +21,9 @@ const fn address(subnet: u16, host: u16) -> Ipv6Addr {
 
 const HOME_AGENT: Ipv6Addr = address(0x2000, 1);
 const CORRESPONDENT: Ipv6Addr = address(0x5000, 2);
+
+/// Instead of the number of a care-of address: the guest returns home.
+const AT_HOME: u16 = 0;
 
 fn home_address(guest: usize) -> Ipv6Addr {
     address(0x2000, 0x10 + guest as u16)
@@ -78,7 +81,8 @@ fn configuration(role: Role, guests: &[Vec<Class>], hosts: u32) -> Configuration
 }
 
 fn bindings(care_of: &[Option<u16>]) -> Bindings {
-    let bound = |(index, number): (usize, &Option<u16>)| number.map(|n| (GuestId(index), address(0x3000, n)));
+    let place = |index, number| if number == AT_HOME { home_address(index) } else { address(0x3000, number) };
+    let bound = |(index, number): (usize, &Option<u16>)| number.map(|n| (GuestId(index), place(index, n)));
     Bindings(care_of.iter().enumerate().filter_map(bound).collect())
 }
 
@@ -127,7 +131,7 @@ proptest! {
     #[test]
     fn no_class_leaves_in_clear_on_the_way(
         guests in prop::collection::vec(classes(), 1..3),
-        moves in prop::collection::vec(prop::collection::vec(prop::option::of(3u16..6), 2), 1..6),
+        moves in prop::collection::vec(prop::collection::vec(prop::option::of(prop_oneof![3u16..6, Just(AT_HOME)]), 2), 1..6),
         role in prop::sample::select(vec![Role::MobileNode, Role::HomeAgent]),
         hosts in 1u32..3,
     ) {
@@ -136,7 +140,35 @@ proptest! {
         let mut state = KernelState::default();
         go(&mut state, &at_rest(&configuration), &configuration, false)?;
         for care_of in &moves {
-            go(&mut state, &wanted(&configuration, care_of), &configuration, true)?;
+            // A home agent has no such binding.
+            let there = |number: &Option<u16>| number.filter(|n| role == Role::MobileNode || *n != AT_HOME);
+            let care_of: Vec<_> = care_of.iter().map(there).collect();
+            go(&mut state, &wanted(&configuration, &care_of), &configuration, true)?;
+        }
+    }
+
+    /// On the home link the kernel puts in no Home Address option and wants no routing header; under ESP it is all the same.
+    #[test]
+    fn a_return_home_is_protected_like_a_registration(classes in classes()) {
+        let guests = [classes];
+        let host = wanted(&configuration(Role::MobileNode, &guests, 1), &[Some(AT_HOME)]);
+        let agent = wanted(&configuration(Role::HomeAgent, &guests, 1), &[None]);
+        prop_assert!(!leaves_in_clear(&host, &guest(0, &guests[0], 1), Class::HomeRegistration));
+        prop_assert!(host.associations.values().all(|sa| sa.transform.esp().is_some()));
+        prop_assert!(host.policies.values().all(|policy| policy.templates.iter().all(|one| one.protocol == TemplateProtocol::Esp)));
+        prop_assert!(host.rules.iter().all(|rule| rule.source == Prefix::ANY), "it leaves natively");
+        prop_assert_eq!(host.rules.len(), 1);
+        let (here, there) = (protected(&host), protected(&agent));
+        let sent: Vec<_> = here.iter().filter(|((direction, _), _)| *direction == Direction::Out).collect();
+        prop_assert_eq!(sent.len(), 1);
+        for ((_, selector), template) in sent {
+            prop_assert_eq!(there.get(&(Direction::In, *selector)), Some(template));
+            let answer = there.iter().find(|((direction, back), esp)| {
+                let ends = back.source == selector.destination && back.destination == selector.source;
+                *direction == Direction::Out && ends && esp.reqid == template.reqid + 1
+            });
+            let Some(((_, back), answer)) = answer else { return Err(TestCaseError::fail("no answer")) };
+            prop_assert_eq!(here.get(&(Direction::In, *back)), Some(answer));
         }
     }
 }

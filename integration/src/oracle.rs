@@ -118,8 +118,9 @@ fn read(capture: &Path, opinion: &mut Opinion) -> Outcome {
         let skipped = message.starts_with("Wrong Sequence Number") && message.ends_with("missing");
         // A receiver reports what came twice (RFC 2883): so it is after a loss that was none.
         let repeated = message.starts_with("D-SACK Sequence");
-        // What an ICMPv6 error quotes is the kernel's own copy, whose checksum a network card may have had to fill in still.
-        let quoted = message.starts_with("Bad checksum") && protocols.contains("icmpv6:ipv6");
+        // What an ICMPv6 error quotes is the kernel's own copy, whose checksum a network card may have had to fill in still; and it is there once more.
+        let again = message.starts_with("Bad checksum") || message.starts_with("Wrong Sequence Number");
+        let quoted = again && protocols.contains("icmpv6:ipv6");
         // An emulated network card writes zero as all ones.
         let zero = message.starts_with("TCP Checksum 0xffff instead of 0x0000");
         // What comes again after both ends have closed is answered with a reset. Whoever uses a connection looks for resets itself.

@@ -38,6 +38,8 @@ mod migration_duplicate_mac;
 mod migration_fifty;
 #[path = "../scenarios/migration-guest-reboots/scenario.rs"]
 mod migration_guest_reboots;
+#[path = "../scenarios/migration-home-again/scenario.rs"]
+mod migration_home_again;
 #[path = "../scenarios/migration-home-agent-restarts/scenario.rs"]
 mod migration_home_agent_restarts;
 #[path = "../scenarios/migration-journey/scenario.rs"]
@@ -179,6 +181,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &mobile_node_restart::SCENARIO,
     &random_packets::SCENARIO,
     &migration_journey::SCENARIO,
+    &migration_home_again::SCENARIO,
     &migration_cancelled::SCENARIO,
     &migration_target_crashes::SCENARIO,
     &migration_source_partitioned::SCENARIO,

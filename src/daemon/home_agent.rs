@@ -49,6 +49,8 @@ struct HomeLink {
     socket: PacketSocket,
     watch: AsyncFd<OwnedFd>,
     link: EthernetLink,
+    /// For acknowledgements to guests at home: while there is a binding, all else to a home address goes into the tunnel.
+    mobility: MobilitySocket,
     /// Hold the multicast memberships for the home addresses' solicited-node groups.
     groups: Vec<Socket>,
 }
@@ -146,7 +148,10 @@ impl HomeLink {
         let failed = |source| Error::socket("a packet socket on the home link", source);
         let socket = PacketSocket::open(link.index, Filter::NeighborDiscovery).map_err(failed)?;
         let watch = sys::watch(socket.as_fd()).map_err(failed)?;
-        Ok(Self { socket, watch, link, groups: join_groups(policy, link.index)? })
+        let mobility = MobilitySocket::open_on(interface);
+        let mobility =
+            mobility.map_err(|source| Error::socket("a raw socket for mobility headers on the home link", source))?;
+        Ok(Self { socket, watch, link, mobility, groups: join_groups(policy, link.index)? })
     }
 }
 
@@ -297,7 +302,7 @@ impl Runner<'_> {
                 let source = self.roster.policy().home_agent.address;
                 let sent = match via_care_of {
                     Some(care_of) => self.socket.send_via(source, home_address, care_of, &message),
-                    None => self.socket.send(source, home_address, &message),
+                    None => self.home_link.mobility.send(source, home_address, &message),
                 };
                 if let Err(error) = sent {
                     tracing::warn!(%home_address, "binding acknowledgement not sent, the kernel refuses it: {error}");

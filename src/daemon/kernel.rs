@@ -177,13 +177,13 @@ impl Kernel {
                     );
                     return Secured::nothing(asked);
                 }
-                let mut repaired = Vec::new();
+                let mut repaired: Vec<String> = Vec::new();
                 if asked.is_empty() && self.in_force {
-                    for step in &report.steps {
+                    repaired = report.steps.iter().filter(|step| !step.is_late()).map(ToString::to_string).collect();
+                    for step in &repaired {
                         tracing::warn!("changed by others, put right: {step}");
                     }
-                    self.repairs += report.steps.len() as u64;
-                    repaired = report.steps.iter().map(ToString::to_string).collect();
+                    self.repairs += repaired.len() as u64;
                 }
                 for failure in &report.failures {
                     let guests = self.addresses(&failure.guests);

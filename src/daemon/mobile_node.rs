@@ -2,6 +2,7 @@
 //! packet path, and decides nothing itself.
 
 mod attachment;
+mod home;
 mod publish;
 mod reload;
 mod status;
@@ -37,13 +38,14 @@ use super::signals::{Signal, Signals};
 use super::source::Source;
 use super::tap::Device;
 use super::{Error, clock, esp_tunnel, sys};
-use crate::home_network::{self, PseudoHomeNetwork};
+use crate::home_network::{self, HomeLink, PseudoHomeNetwork};
 use crate::kernel_state::Bindings;
 use crate::policy::Policy;
 use crate::signaling::Attachment;
 use crate::signaling::mobile_node::{Binding, MobileNode, Output};
 use crate::tunnel::Carrier;
 use crate::vocabulary::{Generation, GuestId};
+use home::AtHome;
 use publish::{network, packet_path};
 use uplink::Unfit;
 
@@ -72,6 +74,14 @@ struct Runner {
     started: Instant,
     uplink: Option<Uplink>,
     routed_packets: Option<(PacketSocket, AsyncFd<OwnedFd>)>,
+    /// The home link, when this host is there; then there is no uplink.
+    at_home: Option<AtHome>,
+    home_link: HomeLink,
+    /// Guests that are de-registered from home, and the ear for their acknowledgements.
+    returning: BTreeSet<GuestId>,
+    ear: Option<(PacketSocket, AsyncFd<OwnedFd>)>,
+    /// Guests that have left home, until that is announced.
+    leaving_home: BTreeSet<GuestId>,
     bindings: Bindings,
     carriers: BTreeMap<GuestId, Carrier>,
     /// Whether the packet path has to be told of something: once for all that comes together.
@@ -180,6 +190,11 @@ impl Runner {
             started: clock::now(),
             uplink: None,
             routed_packets: None,
+            at_home: None,
+            home_link: HomeLink::default(),
+            returning: BTreeSet::new(),
+            ear: None,
+            leaving_home: BTreeSet::new(),
             carriers: BTreeMap::new(),
             stale: true,
             path_mtus: BTreeMap::new(),
@@ -244,6 +259,7 @@ impl Runner {
                     self.attention.changed(change, now);
                 }
                 () = readable(self.routed_packets.as_ref()) => self.receive_routed(&mut routed_buffer),
+                () = readable(self.ear.as_ref()) => self.hear_home_link(&mut routed_buffer),
                 () = tokio::time::sleep_until(deadline.into()) => {
                     let now = clock::now();
                     self.engine.handle_timeout(now);
@@ -327,6 +343,13 @@ impl Runner {
                     }
                 }
             }
+            for guest in std::mem::take(&mut self.leaving_home) {
+                self.see_off(guest, now).await;
+            }
+            self.home_link.handle_timeout(now);
+            while let Some((guest, announcement)) = self.home_link.poll_output() {
+                self.say_at_home(guest, announcement).await;
+            }
             if !self.asked.is_empty() {
                 progress = true;
                 self.reconcile(now).await;
@@ -344,6 +367,7 @@ impl Runner {
                     Some(care_of) => self.bindings.0.insert(guest, care_of),
                     None => self.bindings.0.remove(&guest),
                 };
+                self.listen_at_home(guest, care_of);
                 self.asked.push((guest, generation));
             }
             Output::Transmit { after: _, guest, sequence, source, destination, message } => {
@@ -389,7 +413,8 @@ impl Runner {
     /// Brings the kernel to what the bindings ask for and tells the engine.
     async fn reconcile(&mut self, now: Instant) {
         let asked = std::mem::take(&mut self.asked);
-        let uplink = self.uplink.as_ref().map(|uplink| uplink.name.as_str());
+        let uplink = self.uplink.as_ref().or(self.at_home.as_ref().map(|home| &home.uplink));
+        let uplink = uplink.map(|uplink| uplink.name.as_str());
         let secured = self.kernel.secure(&self.bindings, uplink, asked).await;
         // Failures first: a guest that failed waits for no generation any more.
         for (guest, generation) in secured.failed {
@@ -477,7 +502,8 @@ impl Runner {
     fn deadline(&self) -> Instant {
         let engine = self.engine.poll_timeout().map(|(at, _)| at);
         let networks = self.networks.iter().filter_map(|network| network.poll_timeout().map(|(at, _)| at));
-        networks.chain(engine).chain(self.leaving).fold(self.attention.deadline(), Instant::min)
+        let home_link = self.home_link.poll_timeout().map(|(at, _)| at);
+        networks.chain(engine).chain(home_link).chain(self.leaving).fold(self.attention.deadline(), Instant::min)
     }
 
     /// Writes every counter that is not zero to the log.

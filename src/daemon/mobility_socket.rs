@@ -38,6 +38,17 @@ impl MobilitySocket {
         Ok(Self(socket))
     }
 
+    /// Opens a socket that sends by this interface, whatever the routes beyond it say, and receives nothing; needs `CAP_NET_RAW`.
+    ///
+    /// # Errors
+    /// The error of the system calls.
+    pub fn open_on(interface: &str) -> io::Result<Self> {
+        let socket = RawSocket::open(protocol::MOBILITY, true)?;
+        socket.receive_nothing()?;
+        socket.bind_to(interface)?;
+        Ok(Self(socket))
+    }
+
     /// Sends a mobility header.
     ///
     /// # Errors

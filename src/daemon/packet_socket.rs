@@ -1,5 +1,5 @@
 //! Packet sockets (`AF_PACKET`) on one interface, with a filter in the kernel: the home agent's ear on the home link, and the host's on
-//! packets that a home agent sends to a guest by type 2 routing header.
+//! packets that a home agent sends to a guest by type 2 routing header, or to a guest at home.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -29,6 +29,10 @@ pub enum Filter {
     NeighborDiscovery,
     /// Bare IPv6 packets whose first extension header is a type 2 routing header (RFC 6275 §6.4).
     Type2RoutingHeader,
+    /// Ethernet frames whose IPv6 packet holds ESP or a mobility header and nothing in front of it.
+    MobilityFrames,
+    /// Nothing: for sockets that only send frames.
+    Nothing,
 }
 
 impl Filter {
@@ -53,12 +57,21 @@ impl Filter {
                 (RETURN, 0, 0, WHOLE_PACKET),
                 (RETURN, 0, 0, 0),
             ],
+            // Next header at 14 + 6.
+            Self::MobilityFrames => &[
+                (LOAD_BYTE, 0, 0, 20),
+                (JUMP_IF_EQUAL, 1, 0, 50),
+                (JUMP_IF_EQUAL, 0, 1, 135),
+                (RETURN, 0, 0, WHOLE_PACKET),
+                (RETURN, 0, 0, 0),
+            ],
+            Self::Nothing => &[(RETURN, 0, 0, 0)],
         }
     }
 
     fn socket_type(self) -> Type {
         match self {
-            Self::NeighborDiscovery => Type::RAW,
+            Self::NeighborDiscovery | Self::MobilityFrames | Self::Nothing => Type::RAW,
             Self::Type2RoutingHeader => Type::DGRAM,
         }
     }
@@ -143,6 +156,16 @@ mod tests {
             assert_eq!(passes(Filter::NeighborDiscovery, &frame), expected, "{next_header} {kind}");
         }
         assert!(!passes(Filter::NeighborDiscovery, &[0; 20]));
+    }
+
+    #[test]
+    fn mobility_headers_and_esp_pass_and_nothing_else() {
+        for (next_header, expected) in [(50, true), (135, true), (58, false), (43, false), (0, false)] {
+            let mut frame = [0; 86];
+            frame[20] = next_header;
+            assert_eq!(passes(Filter::MobilityFrames, &frame), expected, "{next_header}");
+            assert!(!passes(Filter::Nothing, &frame));
+        }
     }
 
     #[test]

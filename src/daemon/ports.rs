@@ -160,7 +160,7 @@ async fn our_tap(handle: &Handle, number: usize, mtu: u32, bridge: u32) -> Resul
 
 async fn plug_in(handle: &Handle, number: usize, mtu: u32, bridge: u32) -> Result<(), Error> {
     let name = format!("{TAP_PREFIX}{number}");
-    let message = LinkUnspec::new_with_name(&name).address(tap_address(number)).mtu(mtu);
+    let message = LinkUnspec::new_with_name(&name).address(tap_address(number).0.to_vec()).mtu(mtu);
     set(handle, "plug in", &name, message.controller(bridge).up().build()).await
 }
 
@@ -218,10 +218,11 @@ async fn mend_one(handle: &Handle, port: &OpenPort, number: usize) -> Result<Opt
     }
 }
 
-/// The MAC address of a TAP of ours. A bridge takes the lowest address of its ports as its own, so it is a high one; no frame carries it.
-fn tap_address(number: usize) -> Vec<u8> {
+/// The MAC address of a TAP of ours. A bridge takes the lowest address of its ports as its own, so it is a high one. Frames
+/// have it as their source on the home link alone.
+pub fn tap_address(number: usize) -> MacAddress {
     let [.., high, low] = number.to_be_bytes();
-    vec![0xfe, 0x4b, 0x47, 0x4d, high, low]
+    MacAddress([0xfe, 0x4b, 0x47, 0x4d, high, low])
 }
 
 /// Joins `tap` to a new private bridge and returns the bridge's index. One that an earlier run left behind is made anew.

@@ -90,6 +90,14 @@ impl RawSocket {
         self.0.attach_filter(program)
     }
 
+    /// Sends, and receives, by this interface alone.
+    ///
+    /// # Errors
+    /// The error of `setsockopt(2)`.
+    pub fn bind_to(&self, interface: &str) -> io::Result<()> {
+        self.0.bind_device(Some(interface.as_bytes()))
+    }
+
     /// Sends `payload` to `destination`.
     ///
     /// # Errors

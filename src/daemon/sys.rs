@@ -255,6 +255,27 @@ pub fn bind_packet_socket(socket: &Socket, interface: u32, ether_type: u16) -> i
     socket.bind(&packet_address(interface, ether_type)?)
 }
 
+/// Lets a packet socket hear all that passes by an interface, whoever it is for (`PACKET_MR_PROMISC`), as long as it is open.
+///
+/// # Errors
+/// The error of `setsockopt(2)`.
+pub fn show_everything(socket: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
+    let index = c_int::try_from(interface).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let kind = libc::PACKET_MR_PROMISC as libc::c_ushort;
+    let request = libc::packet_mreq { mr_ifindex: index, mr_type: kind, mr_alen: 0, mr_address: [0; 8] };
+    // SAFETY: the descriptor is borrowed, hence open; pointer and length describe `request`, which lives across the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            (&raw const request).cast::<c_void>(),
+            mem::size_of::<libc::packet_mreq>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Keeps this process' memory out of core dumps and away from other processes of the same user (`PR_SET_DUMPABLE`), since it holds keys. A
 /// child that is started would be dumpable again, so its core file has no room, either (`RLIMIT_CORE`).
 ///

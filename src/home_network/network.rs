@@ -80,6 +80,8 @@ pub struct PseudoHomeNetwork {
     view: Arc<PortGuests>,
     counters: Arc<Counters>,
     outputs: VecDeque<Output>,
+    /// The port is on the home link.
+    listens_only: bool,
 }
 
 impl PseudoHomeNetwork {
@@ -87,7 +89,8 @@ impl PseudoHomeNetwork {
     pub fn new(config: Config) -> Self {
         let guests = config.guests.iter().cloned().map(Guest::new).collect();
         let view = Arc::new(PortGuests::new(config.router_link_local, []));
-        let mut network = Self { config, guests, view, counters: Arc::default(), outputs: VecDeque::new() };
+        let (counters, outputs) = (Arc::default(), VecDeque::new());
+        let mut network = Self { config, guests, view, counters, outputs, listens_only: false };
         network.refresh_view();
         network
     }
@@ -100,6 +103,15 @@ impl PseudoHomeNetwork {
     /// The counters of this port; the packet path counts [`Verdict::Drop`] here too.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
+    }
+
+    /// The port is on the home link itself: who is there answers for themselves. Guests are seen, and nothing is said. Or not any more.
+    pub fn listen_only(&mut self, listens_only: bool) {
+        self.listens_only = listens_only;
+        if listens_only {
+            let guests: Vec<_> = self.guests.iter().map(|guest| guest.config.guest).collect();
+            guests.into_iter().for_each(|guest| self.detached(guest));
+        }
     }
 
     /// One more guest on the port, not attached.
@@ -219,7 +231,7 @@ impl PseudoHomeNetwork {
             _ => self.sighted(frame.source, Sighting::Frame, now),
         }
         match (verdict?, heard) {
-            (Verdict::ToNetwork, Some(heard)) => {
+            (Verdict::ToNetwork, Some(heard)) if !self.listens_only => {
                 let (header, heard) = heard?;
                 self.take_message(frame.source, &header, heard)
             }

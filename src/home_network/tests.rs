@@ -508,6 +508,25 @@ fn two_home_addresses_of_one_guest_are_carried_each_for_itself() {
 }
 
 #[test]
+fn on_the_home_link_guests_are_seen_and_nothing_is_said() {
+    let mut network = network(start());
+    network.listen_only(true);
+    assert!(network.guests().all().iter().all(|guest| !guest.attached), "nobody is carried");
+    for frame in [
+        solicitation(0x10, home(0x10), home(2)),
+        probe(0x10, "02:00:00:00:00:99", home(2)),
+        echo(0x10, address("fe80::9"), config::ROUTER_LINK_LOCAL),
+    ] {
+        assert_eq!(ask(&mut network, &frame).unwrap_err(), Reason::NotAttached);
+    }
+    network.handle_frame(&other(mac(0x11), 0x8035), start());
+    let seen = drain(&mut network);
+    assert!(seen.contains(&Output::GuestSeen { guest: GuestId(0x11), how: Sighting::Rarp }) && said(&seen).is_empty());
+    network.listen_only(false);
+    assert_eq!(ask(&mut network, &solicitation(0x10, home(0x10), home(2))).unwrap().len(), 1);
+}
+
+#[test]
 fn guests_come_to_a_port_and_go_from_it() {
     let now = start();
     let mut network = network(now);

@@ -70,6 +70,14 @@ mod tests {
     }
 
     #[test]
+    fn a_return_home_that_was_under_way_begins_anew() {
+        let one = configuration(Role::MobileNode, &["2001:db8::10"]);
+        let bindings = Bindings([(GuestId(0), one.guests[0].home_address)].into());
+        let left = compile(&one, &bindings, &Site { uplink: Some("br-home".to_owned()), tunnel6_loaded: false });
+        assert_eq!(adopted(&one, &left).bindings, Bindings::default());
+    }
+
+    #[test]
     fn nothing_is_adopted_from_nothing_nor_for_others_nor_by_a_home_agent() {
         let one = configuration(Role::MobileNode, &["2001:db8::10"]);
         assert_eq!(adopted(&one, &KernelState::default()), Adopted::default());

@@ -65,8 +65,13 @@ fn mobile_node(state: &mut KernelState, configuration: &Configuration, bindings:
     for (id, care_of_address) in &bindings.0 {
         let Some(guest) = configuration.guests.get(id.0) else { continue };
         let home_address = guest.home_address;
-        protect::route_optimization_states(state, home_address, configuration.home_agent, *care_of_address);
-        protect::bound(state, configuration, guest, *care_of_address);
+        let at_home = *care_of_address == home_address;
+        if at_home {
+            protect::at_home(state, configuration.home_agent, guest);
+        } else {
+            protect::route_optimization_states(state, home_address, configuration.home_agent, *care_of_address);
+            protect::bound(state, configuration, guest, *care_of_address);
+        }
         state.addresses.insert(
             home_address,
             Address {
@@ -79,49 +84,53 @@ fn mobile_node(state: &mut KernelState, configuration: &Configuration, bindings:
         );
         let host = Prefix::host(home_address);
         add_route(state, DELIVERY_TABLE, host, RouteKind::Local, "lo", METRIC, None);
-        rules(state, guest, site);
+        deliver_acknowledgements(state, guest, site);
+        if !at_home {
+            rules(state, guest, site);
+        }
+    }
+}
+
+fn rule(preference: u32, source: Prefix, destination: Prefix, table: u32) -> Rule {
+    Rule { preference, source, destination, input: None, upper_layer: None, table, protocol: ROUTE_PROTOCOL }
+}
+
+/// Binding acknowledgements are for this host, all else to the home address is not.
+fn deliver_acknowledgements(state: &mut KernelState, guest: &Guest, site: &Site) {
+    let upper_layer = if guest.protection.is_none() { protocol::MOBILITY } else { protocol::ESP };
+    deliver(state, guest, site, upper_layer);
+}
+
+fn deliver(state: &mut KernelState, guest: &Guest, site: &Site, upper_layer: u8) {
+    if site.uplink.is_some() {
+        let all = rule(DELIVERY_RULE, Prefix::ANY, Prefix::host(guest.home_address), DELIVERY_TABLE);
+        state.rules.insert(Rule { input: site.uplink.clone(), upper_layer: Some(upper_layer), ..all });
     }
 }
 
 /// Where packets from and to a guest away from home go.
 fn rules(state: &mut KernelState, guest: &Guest, site: &Site) {
     let host = Prefix::host(guest.home_address);
-    let rule = |preference, source, destination, input, upper_layer, table| Rule {
-        preference,
-        source,
-        destination,
-        input,
-        upper_layer,
-        table,
-        protocol: ROUTE_PROTOCOL,
-    };
     let has = |class| guest.protection.classes.contains_key(&class);
     let payload = has(Class::TunnelPayload);
     if payload {
         // What ESP let out of its tunnel, or the host says to the guest. In the clear, the policies refuse it.
         add_route(state, ESP_TUNNEL_TABLE, host, RouteKind::Unicast, ESP_TUNNEL_LINK, METRIC, None);
-        state.rules.insert(rule(NATIVE_RULE, Prefix::ANY, host, None, None, ESP_TUNNEL_TABLE));
+        state.rules.insert(rule(NATIVE_RULE, Prefix::ANY, host, ESP_TUNNEL_TABLE));
     }
-    if let Some(uplink) = &site.uplink {
-        let mut deliver = |upper_layer| {
-            let input = Some(uplink.clone());
-            state.rules.insert(rule(DELIVERY_RULE, Prefix::ANY, host, input, Some(upper_layer), DELIVERY_TABLE));
-        };
-        deliver(if guest.protection.is_none() { protocol::MOBILITY } else { protocol::ESP });
-        if has(Class::ReturnRoutability) || has(Class::TunnelMobilityHeaders) {
-            // Out of the tunnel they come from the same link.
-            deliver(protocol::MOBILITY);
-        }
-        if !payload {
-            // A host that forwards would send them back where they came from. What a home agent sends with a type 2 routing
-            // header is read off the uplink before it comes here.
-            let input = Some(uplink.clone());
-            state.rules.insert(rule(NATIVE_RULE, Prefix::ANY, host, input, None, DEAD_END_TABLE));
-        }
+    if has(Class::ReturnRoutability) || has(Class::TunnelMobilityHeaders) {
+        // Out of the tunnel they come from the same link.
+        deliver(state, guest, site, protocol::MOBILITY);
+    }
+    if let (Some(_), false) = (&site.uplink, payload) {
+        // A host that forwards would send them back where they came from. What a home agent sends with a type 2 routing
+        // header is read off the uplink before it comes here.
+        let all = rule(NATIVE_RULE, Prefix::ANY, host, DEAD_END_TABLE);
+        state.rules.insert(Rule { input: site.uplink.clone(), ..all });
     }
     // The route of a packet is chosen before IPsec and, by its care-of address, once more after the Home Address option
     // was put in, or it was put into a tunnel. So the first choice may be the dummy link, and what no policy took dies there.
-    state.rules.insert(rule(SOURCE_RULE, host, Prefix::ANY, None, None, DEAD_END_TABLE));
+    state.rules.insert(rule(SOURCE_RULE, host, Prefix::ANY, DEAD_END_TABLE));
 }
 
 /// Home-agent role.

@@ -96,6 +96,11 @@ impl Step {
         }
     }
 
+    /// Whether it takes away what the kernel makes by itself some time after an address was added, and nobody has changed.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::RemoveRoute(key) if *key == automatic_route(key.destination.address()))
+    }
+
     /// Whether an ESP SA comes of it that was not there before.
     pub fn makes_association(&self) -> bool {
         match self {

@@ -152,6 +152,24 @@ fn mobile_node_transport(
     }
 }
 
+/// On the home link a binding update has no Home Address option and its acknowledgement no type 2 routing header (RFC 6275 §11.5.5). Nothing but
+/// registrations goes from there: the guest speaks for itself.
+pub(super) fn at_home(state: &mut KernelState, home_agent: Ipv6Addr, guest: &Guest) {
+    let classes = &guest.protection.classes;
+    let protecting = classes.iter().find(|(class, _)| class.protects_registrations());
+    let class = protecting.map_or(Class::HomeRegistration, |(class, _)| *class);
+    let with = |toward| protecting.map(|(_, reqids)| esp(reqids.toward(toward))).into_iter().collect();
+    let (host, agent) = (Prefix::host(guest.home_address), Prefix::host(home_agent));
+    let out = selector(host, agent, class.upper_layer(Toward::HomeAgent));
+    allow(state, Direction::Out, out, class_priority(class), with(Toward::HomeAgent));
+    for layer in std::iter::once(class.upper_layer(Toward::Guest)).chain(as_received(class)) {
+        // Away from home another class may have a policy of this name, and it becomes this one.
+        let own = classes.keys().find(|own| !own.is_tunnel() && own.upper_layer(Toward::Guest) == layer);
+        let priority = class_priority(own.copied().unwrap_or(class));
+        allow(state, Direction::In, selector(agent, host, layer), priority, with(Toward::Guest));
+    }
+}
+
 /// The type 2 routing header of an acknowledgement is ancillary data of the daemon's socket, not a state.
 fn home_agent_transport(state: &mut KernelState, home_agent: Ipv6Addr, guest: &Guest, class: Class, reqids: Reqids) {
     let guest_protection = &guest.protection;

@@ -11,6 +11,7 @@
 //!    └── attach ──────────┼────────────────────────────────────────┘  └─────────────────────┘ registered anew
 //!                 prepare │                         command, arrival│
 //!                      Departed ◄── detach, de-registered ── (any state)
+//!                      AtHome ◄──── de-registered on the home link ── Attached
 //!                      TakenOver ◄── the home agent: another host has the guest ── Attached, Bound
 //! ```
 //!
@@ -20,6 +21,8 @@
 //! * an announcement (the hypervisor's reverse ARP, an unsolicited neighbour advertisement) more than [`ECHO`] after the guest was given up, or
 //! * any frame after [`ABSENCE`] without one. This counts once until the next command or announcement: should the guest really run on two
 //!   hosts, which only a mistake can bring about, they would otherwise take it from each other for ever.
+//!
+//! On the home link nobody speaks for a guest: to attach it there is to de-register it.
 //!
 //! An announcement while this host speaks for the guest registers anew: the guest may have been elsewhere and come back before the home agent
 //! had a reason to tell us, and then our sequence numbers are old ones.
@@ -52,6 +55,8 @@ pub enum State {
     },
     /// Given up by this host: detached by command, or de-registered.
     Departed,
+    /// It is on its home link, without a binding; so is this host.
+    AtHome,
 }
 
 impl State {
@@ -64,6 +69,7 @@ impl State {
             Self::Bound => "bound",
             Self::TakenOver { .. } => "taken-over",
             Self::Departed => "departed",
+            Self::AtHome => "at-home",
         }
     }
 
@@ -167,8 +173,8 @@ impl Attachment {
             State::Prepared => self.attach(),
             State::Attached | State::Bound if sign == Sign::Announcement => self.attach(),
             State::Attached | State::Bound => None,
-            State::TakenOver { .. } | State::Departed if self.mode == Mode::OnCommand => None,
-            State::TakenOver { .. } | State::Departed => {
+            State::TakenOver { .. } | State::Departed | State::AtHome if self.mode == Mode::OnCommand => None,
+            State::TakenOver { .. } | State::Departed | State::AtHome => {
                 let quiet_since = before.max(self.given_up);
                 let quiet = |time| quiet_since.is_none_or(|since| now.saturating_duration_since(since) >= time);
                 let given_up = self.given_up.map(|at| now.saturating_duration_since(at));
@@ -215,6 +221,22 @@ impl Attachment {
         if !matches!(self.state, State::TakenOver { .. }) {
             self.give_up(State::Departed, now);
         }
+    }
+
+    /// De-registration on the home link has ended well.
+    pub fn came_home(&mut self, now: Instant) {
+        if self.state.speaks() {
+            self.give_up(State::AtHome, now);
+        }
+    }
+
+    /// This host has left the home link: what it knew there of the guest tells nothing any more.
+    pub fn left_home_link(&mut self) -> Option<Action> {
+        if self.state != State::AtHome {
+            return None;
+        }
+        self.state = State::Absent;
+        self.start()
     }
 
     fn give_up(&mut self, state: State, now: Instant) {
@@ -313,6 +335,38 @@ mod tests {
         assert_eq!(guest.state(), State::Departed);
     }
 
+    #[test]
+    fn a_guest_at_home_is_attached_again_when_it_may_have_been_away() {
+        let start = Instant::now();
+        let at_home = |mode| {
+            let mut guest = Attachment::new(mode);
+            guest.start();
+            guest.command(Command::Attach, start);
+            guest.came_home(start);
+            assert_eq!(guest.state(), State::AtHome);
+            guest
+        };
+        let mut guest = at_home(Mode::WhenSeen);
+        assert!(!guest.state().speaks());
+        assert_eq!(guest.seen(Sign::Announcement, start + ECHO / 2), None);
+        assert_eq!(guest.seen(Sign::Frame, start + ECHO), None, "it lives here");
+        assert_eq!(guest.seen(Sign::Announcement, start + ECHO), Some(Action::Attach), "it comes from somewhere");
+        guest.came_home(start + ECHO);
+        assert_eq!(guest.command(Command::Detach, start + ECHO), Some(Action::Detach));
+        assert_eq!(guest.state(), State::Departed);
+        guest.came_home(start + ECHO);
+        assert_eq!(guest.state(), State::Departed, "given up meanwhile");
+        for (mode, action, state) in [
+            (Mode::Always, Some(Action::Attach), State::Attached),
+            (Mode::WhenSeen, Some(Action::Prepare), State::Prepared),
+            (Mode::OnCommand, None, State::Absent),
+        ] {
+            let mut guest = at_home(mode);
+            assert_eq!((guest.left_home_link(), guest.state()), (action, state));
+            assert_eq!(guest.left_home_link(), None);
+        }
+    }
+
     #[derive(Debug, Clone, Copy)]
     enum Input {
         Command(Command),
@@ -321,6 +375,7 @@ mod tests {
         Expired,
         TakenOver,
         Deregistered,
+        CameHome,
     }
 
     fn inputs() -> impl Strategy<Value = Vec<(u64, Input)>> {
@@ -332,6 +387,7 @@ mod tests {
             Just(Input::Expired),
             Just(Input::TakenOver),
             Just(Input::Deregistered),
+            Just(Input::CameHome),
         ];
         // Mostly short pauses, some around the limits.
         let pause = prop_oneof![0u64..500, 1_900u64..2_100, 29_900u64..30_100];
@@ -360,11 +416,13 @@ mod tests {
                     Input::Expired => { guest.expired(); None }
                     Input::TakenOver => guest.taken_over(OTHER, now),
                     Input::Deregistered => { guest.deregistered(now); None }
+                    Input::CameHome => { guest.came_home(now); None }
                 };
                 let begins = !before.speaks() && guest.state().speaks();
                 prop_assert!(!begins || action == Some(Action::Attach));
                 prop_assert!(action != Some(Action::Attach) || guest.state() == State::Attached);
-                let lost = matches!(before, State::TakenOver { .. } | State::Departed);
+                let is_lost = |state| matches!(state, State::TakenOver { .. } | State::Departed | State::AtHome);
+                let lost = is_lost(before);
                 let announced = matches!(input, Input::Seen(Sign::Announcement)) && action == Some(Action::Attach);
                 if announced || matches!(input, Input::Command(_)) {
                     by_frame = 0;
@@ -384,7 +442,7 @@ mod tests {
                     }
                 }
                 let again = matches!(input, Input::Deregistered) && before == State::Departed;
-                if matches!(guest.state(), State::TakenOver { .. } | State::Departed) && (before != guest.state() || again) {
+                if is_lost(guest.state()) && (before != guest.state() || again) {
                     given_up = Some(now);
                 }
                 if matches!(input, Input::Seen(_)) {

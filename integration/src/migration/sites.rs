@@ -50,7 +50,7 @@ impl Site {
 }
 
 /// MAC and link-local address of the router that guests see everywhere: at home it is the home agent's node.
-const ROUTER_MAC: &str = "02:4b:47:4d:53:01";
+pub(crate) const ROUTER_MAC: &str = "02:4b:47:4d:53:01";
 
 /// The topology with a home host, and the guest on it.
 pub(crate) struct Sites {

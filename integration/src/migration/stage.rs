@@ -9,7 +9,8 @@ use super::policy::{self, Guest};
 use super::sites::{self, Site, Sites, foreign_link};
 use super::world;
 use crate::capture::Observer;
-use crate::expect::{FIRST_REGISTRATION, SOON, protected_registration};
+use crate::dissect::{Layer, Packet};
+use crate::expect::{FIRST_REGISTRATION, SOON, advertisement_flags, protected_registration};
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::node::Node;
 use crate::process::{Daemon, wait_until};
@@ -203,6 +204,42 @@ const SETTLED: Duration = Duration::from_secs(2);
 pub(crate) fn arrival(link: &mut Observer, site: Site, guest: Guest, timeout: Duration) -> Outcome {
     let spis = (guest.spi_to_home_agent(site), guest.spi_to_guest());
     protected_registration(link, care_of(site), guest.home_address(), spis, timeout)
+}
+
+/// Waits on the home link until the guest, which has come home, is de-registered from its home address (RFC 6275 §11.5.5) and its neighbours are
+/// told so.
+pub(crate) fn returned(link: &mut Observer, guest: Guest, timeout: Duration) -> Outcome {
+    let (home, guest_mac) = (guest.home_address(), guest.mac());
+    let bare = |packet: &Packet, ends: (Ipv6Addr, Ipv6Addr), spi: u32| {
+        packet.is_from_to(ends.0, ends.1)
+            && matches!(packet.layers.as_slice(), [Layer::Ipv6 { .. }, Layer::Esp { spi: theirs, .. }] if *theirs == spi)
+    };
+    let spi = guest.spi_to_home_agent(Site::Home);
+    link.must_see(&format!("ESP {spi:#x} from {home} without a Home Address option"), timeout, |packet| {
+        bare(packet, (home, HOME_AGENT), spi)
+    })?;
+    let spi = guest.spi_to_guest();
+    link.must_see(&format!("ESP {spi:#x} to {home} without a routing header"), SOON, |packet| {
+        bare(packet, (HOME_AGENT, home), spi)
+    })?;
+    link.must_see(&format!("the home host says, overriding, that {home} is at {guest_mac}"), SOON, |packet| {
+        advertisement_flags(packet, home) == Some((false, false, true))
+            && advertises(packet, home, &guest_mac)
+            && mac(&packet.ether_source) != guest_mac
+    })?;
+    Ok(())
+}
+
+/// Whether it is a neighbour advertisement that `target` is at this MAC address.
+pub(crate) fn advertises(packet: &Packet, target: Ipv6Addr, at: &str) -> bool {
+    // Behind Ethernet, IPv6 and the message, the only option.
+    let option = packet.frame.get(80..86);
+    advertisement_flags(packet, target).is_some() && option.is_some_and(|octets| mac(octets) == at)
+}
+
+/// A MAC address as people write it.
+pub(crate) fn mac(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect::<Vec<_>>().join(":")
 }
 
 /// Packets of the tunnel between the home agent and a site's host, in either direction.

@@ -33,11 +33,12 @@ pub(crate) fn look() -> Outcome<String> {
     Ok(lines.join("\n"))
 }
 
-/// The routers of a neighbour cache with their link-layer addresses, without their reachability.
+/// The routers of a neighbour cache, by the link-local addresses that routes lead to (RFC 4861 §6.3.4), with their link-layer addresses and without
+/// their reachability. That the home agent is a router too a guest knows where it has heard so.
 fn routers(neighbours: &str) -> Vec<String> {
     let mut routers: Vec<String> = neighbours
         .lines()
-        .filter(|line| line.contains(" router "))
+        .filter(|line| line.starts_with("fe80:") && line.contains(" router "))
         .map(|line| {
             let words: Vec<&str> = line.split_whitespace().take_while(|word| *word != "router").collect();
             format!("router {}", words.join(" "))
@@ -62,8 +63,9 @@ mod tests {
 
     #[test]
     fn a_routers_reachability_is_no_change_but_its_address_is() {
-        let stale =
-            routers("fe80::1 lladdr 02:4b:47:4d:53:01 router STALE\n2001:db8::2 lladdr 02:00:00:00:00:02 REACHABLE");
+        let stale = routers(
+            "fe80::1 lladdr 02:4b:47:4d:53:01 router STALE\n2001:db8::2 lladdr 02:00:00:00:00:02 router REACHABLE",
+        );
         let reachable = routers("fe80::1 lladdr 02:4b:47:4d:53:01 router REACHABLE");
         assert_eq!(stale, reachable);
         assert_ne!(stale, routers("fe80::1 lladdr 02:4b:47:4d:53:02 router REACHABLE"));

@@ -74,12 +74,20 @@ impl Runner {
                 }
                 self.departed.remove(&guest);
                 self.arrivals.entry(guest).or_insert(now);
-                self.engine.attach(guest, care_of, now);
-                self.networks.iter_mut().for_each(|network| network.attached(guest, now));
+                if self.is_at_home(guest) {
+                    self.engine.return_home(guest, now);
+                    self.home_link.hush(guest);
+                } else {
+                    self.engine.attach(guest, care_of, now);
+                    self.networks.iter_mut().for_each(|network| network.attached(guest, now));
+                }
             }
             Some(Action::Detach) => {
                 self.engine.detach(guest, now);
                 self.hide(guest);
+                if self.is_at_home(guest) {
+                    self.leaving_home.insert(guest);
+                }
             }
         }
         self.tell_state(guest);
@@ -92,7 +100,7 @@ impl Runner {
         self.networks.iter_mut().for_each(|network| network.detached(guest));
     }
 
-    fn tell_state(&mut self, guest: GuestId) {
+    pub(super) fn tell_state(&mut self, guest: GuestId) {
         let Some(state) = self.attachments.get(&guest).map(Attachment::state) else { return };
         let (name, after) = (state.name(), self.since_arrival(guest));
         tracing::debug!(guest = self.name(guest), "attachment: {name}");
@@ -131,6 +139,7 @@ impl Runner {
             }
             (None, State::Departed | State::Absent) => "nothing is done; `kagemusha attach` if it is here to stay",
             (None, _) => "",
+            (Some(_), _) if self.is_at_home(guest) => "it is at home, and de-registered from here",
             (Some(_), _) => "this host speaks for it now",
         };
         let text = format!("the guest is on its port, seen by {by}{}{what}", if what.is_empty() { "" } else { ": " });
@@ -188,6 +197,7 @@ impl Runner {
     pub(super) fn on_event(&mut self, guest: GuestId, event: Event, now: Instant) {
         let after = self.since_arrival(guest);
         let mut action = None;
+        let came_home = matches!(event, Event::Deregistered(outcome) if self.came_home(guest, outcome, now));
         if let Some(attachment) = self.attachments.get_mut(&guest) {
             match event {
                 Event::Registered { .. } | Event::Refreshed { .. } => attachment.registered(),
@@ -196,7 +206,7 @@ impl Runner {
                     action = attachment.taken_over(last_accepted, now);
                     self.hide(guest);
                 }
-                Event::Deregistered(_) => attachment.deregistered(now),
+                Event::Deregistered(_) if !came_home => attachment.deregistered(now),
                 _ => {}
             }
         }

@@ -126,7 +126,7 @@ impl Runner {
             if before.get(*id).is_some_and(|old| elsewhere(old, guest)) {
                 self.displace(*id);
                 self.place(*id);
-                if self.attachments.get(id).is_some_and(|attachment| attachment.state().speaks()) {
+                if self.attachments.get(id).is_some_and(|one| one.state().speaks()) && !self.is_at_home(*id) {
                     self.networks.iter_mut().for_each(|network| network.attached(*id, now));
                 }
             }
@@ -166,6 +166,7 @@ impl Runner {
         self.arrivals.remove(&id);
         self.unreserved.remove(&id);
         self.departed.remove(&id);
+        self.home_link.hush(id);
         self.bindings.0.remove(&id);
         self.roster.remove(id);
         if let Err(error) = self.kernel.follow(&self.roster) {

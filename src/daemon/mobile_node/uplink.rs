@@ -21,7 +21,7 @@ pub(super) enum Unfit {
     /// It leads over another interface than the policy wants.
     OtherInterface { found: String, wanted: String },
     /// The host is on the home link.
-    AtHome { care_of: Ipv6Addr, home_link: Prefix },
+    AtHome { uplink: Uplink, care_of: Ipv6Addr, home_link: Prefix },
 }
 
 impl fmt::Display for Unfit {
@@ -32,10 +32,11 @@ impl fmt::Display for Unfit {
                 f,
                 "the route to the home agent leads over {found}, but the policy wants the uplink {wanted}: waiting for one there"
             ),
-            Self::AtHome { care_of, home_link } => write!(
+            Self::AtHome { uplink, care_of, home_link } => write!(
                 f,
-                "the address of this host towards the home agent, {care_of}, is of the home link {home_link}: a guest at home \
-                 needs no Mobile IPv6, nothing is registered from here"
+                "the address of this host towards the home agent, {care_of}, is of the home link {home_link}: nothing is registered \
+                 from here, and guests that come to port = {{ bridge = {:?} }} are de-registered",
+                uplink.name
             ),
         }
     }
@@ -54,7 +55,7 @@ fn judge(policy: &Policy, found: Option<Uplink>) -> Result<Uplink, Unfit> {
     }
     let (care_of, home_link) = (care_of_address(policy, &uplink), policy.home_agent.home_link);
     if home_link.contains(care_of) {
-        return Err(Unfit::AtHome { care_of, home_link });
+        return Err(Unfit::AtHome { uplink, care_of, home_link });
     }
     Ok(uplink)
 }
@@ -80,20 +81,30 @@ impl Runner {
             Err(unfit) => (None, Some(unfit)),
         };
         if unfit != self.unfit {
-            if let Some(unfit) = &unfit {
-                tracing::warn!("{unfit}");
-                self.herald.warn(None, "no-uplink", &unfit.to_string());
+            match &unfit {
+                Some(unfit @ Unfit::AtHome { .. }) => tracing::info!("{unfit}"),
+                Some(unfit) => {
+                    tracing::warn!("{unfit}");
+                    self.herald.warn(None, "no-uplink", &unfit.to_string());
+                }
+                None => {}
             }
             self.unfit = unfit;
         }
+        let at_home = match &self.unfit {
+            Some(Unfit::AtHome { uplink, .. }) => Some(uplink.clone()),
+            _ => None,
+        };
         let changed = uplink != self.uplink;
         let other_link = uplink.as_ref().map(|uplink| uplink.index) != self.uplink.as_ref().map(|uplink| uplink.index);
         self.uplink = uplink;
         if other_link || self.routed_packets.is_none() {
             self.open_routed_packets();
         }
+        let home_changed = self.look_at_home_link(at_home, now).await;
         if !changed {
-            return false;
+            self.stale |= home_changed;
+            return home_changed;
         }
         self.path_mtus.clear();
         let care_of = self.care_of_address();

@@ -1,5 +1,6 @@
 //! Netlink: XFRM over a small blocking client of our own, routes over rtnetlink.
 
+pub mod bridge;
 pub mod monitor;
 pub mod query;
 pub mod route;

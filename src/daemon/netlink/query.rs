@@ -291,7 +291,7 @@ fn neighbour(interface: u32, address: Ipv6Addr) -> NeighbourMessage {
     message
 }
 
-fn read_neighbour(message: &NeighbourMessage) -> Option<MacAddress> {
+pub(super) fn read_neighbour(message: &NeighbourMessage) -> Option<MacAddress> {
     let usable = matches!(
         message.header.state,
         NeighbourState::Reachable

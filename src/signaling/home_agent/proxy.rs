@@ -41,6 +41,10 @@ pub(super) fn read(config: &Config, frame: &[u8]) -> Option<Heard> {
             source: header.source,
             link_layer_address: message.source_link_layer_address().unwrap_or(frame.source),
         }),
+        // The home host of a mobile node that has left, which says where it is to be found: here.
+        Message::NeighborAdvertisement(_) if message.target_link_layer_address() == Some(config.link_layer_address) => {
+            None
+        }
         Message::NeighborAdvertisement(NeighborAdvertisement { target, .. }) => {
             Some(Heard::Advertisement { target: *target, link_layer_address: frame.source })
         }

@@ -489,6 +489,20 @@ fn a_probe_for_a_bound_home_address_is_answered_to_all_nodes() {
 }
 
 #[test]
+fn that_the_home_address_is_to_be_found_here_is_no_conflict() {
+    let message = ndisc::Message::NeighborAdvertisement(NeighborAdvertisement {
+        router: false,
+        solicited: false,
+        override_cache: true,
+        target: home(),
+        options: vec![NeighborOption::TargetLinkLayerAddress(OUR_MAC)],
+    });
+    let mut bench = Bench::bound();
+    bench.hear(&heard(&message, home(), ALL_NODES));
+    assert_eq!((&bench.events[..], bench.frames.len(), bench.agent.counters().conflicts), (&[][..], 0, 0));
+}
+
+#[test]
 fn another_user_of_a_bound_home_address_is_reported_and_answered_at_a_bounded_rate() {
     let mut bench = Bench::bound();
     for _ in 0..5 {

@@ -81,7 +81,7 @@ impl Registration {
         ctx: &mut Context<'_>,
     ) -> Result<(), DiscardReason> {
         let beyond = last_accepted.is_newer_than(newest);
-        let first = !self.accepted && !self.state.is_deregistering();
+        let first = !self.accepted && (!self.state.is_deregistering() || self.is_returning());
         if first && (beyond || last_accepted == newest) {
             // The first registration of this host: whoever registered before us is the host that the guest came from.
             // A number equal to ours can also be the echo of a duplicate; half the distance is still beyond a

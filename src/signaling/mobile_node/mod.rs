@@ -134,6 +134,12 @@ impl MobileNode {
         self.with(guest, now, |registration, ctx| registration.release(care_of, ctx));
     }
 
+    /// The guest is on its home link, and so is this host: its binding, whichever host has made it, is deleted from there (RFC 6275 §11.5.5), with its
+    /// home address for a care-of address. Ends with [`Event::Deregistered`].
+    pub fn return_home(&mut self, guest: GuestId, now: Instant) {
+        self.with(guest, now, |registration, ctx| registration.return_home(ctx));
+    }
+
     /// Every generation up to this one is in force.
     pub fn applied(&mut self, generation: Generation, now: Instant) {
         self.generations.apply(generation);

@@ -44,7 +44,8 @@ pub enum Output {
         generation: Generation,
         /// The guest.
         guest: GuestId,
-        /// The care-of address to secure; `None`: nothing of this guest is registered from here.
+        /// The care-of address to secure; the home address: the guest is de-registered from home; `None`: nothing of this guest is registered
+        /// from here.
         care_of: Option<Ipv6Addr>,
     },
     /// Send a mobility header. Store `sequence` durably before it leaves.

@@ -92,21 +92,37 @@ impl Registration {
     /// The guest is on this host now.
     pub(super) fn attach(&mut self, care_of: Option<Ipv6Addr>, ctx: &mut Context<'_>) {
         let held = self.state.binding();
-        self.accepted = false;
-        self.adopted = false;
-        self.leap = false;
-        self.sent = 0;
-        self.refusal = None;
+        self.arrive();
         match care_of {
             Some(care_of) => self.begin_securing(care_of, Purpose::Register, held, fresh_securing_backoff(), ctx),
             None => self.wait(ctx),
         }
     }
 
-    /// The number of the clock, unless ours is a little ahead of it: after an adopted 135, or several updates in a moment.
+    /// The guest is on its home link, and so is this host: whatever binding there is, is deleted from there (RFC 6275 §11.5.5).
+    pub(super) fn return_home(&mut self, ctx: &mut Context<'_>) {
+        self.arrive();
+        self.begin_securing(self.config.home_address, Purpose::Deregister, None, fresh_securing_backoff(), ctx);
+    }
+
+    /// Another host may have spoken for the guest until now.
+    fn arrive(&mut self) {
+        self.accepted = false;
+        self.adopted = false;
+        self.leap = false;
+        self.sent = 0;
+        self.refusal = None;
+    }
+
+    /// Whether the care-of address is the home address: the guest is at home.
+    pub(super) fn is_returning(&self) -> bool {
+        self.state.care_of() == Some(self.config.home_address)
+    }
+
+    /// The number of the clock, unless ours, if there is one, is a little ahead of it: after an adopted 135, or several updates in a moment.
     pub(super) fn start_from(&mut self, clock: SequenceNumber) {
         const NEAR: u16 = 8 * TAKEOVER_DISTANCE;
-        if self.sequence.0.wrapping_sub(clock.0) >= NEAR {
+        if self.sequence == SequenceNumber(0) || self.sequence.0.wrapping_sub(clock.0) >= NEAR {
             self.sequence = clock;
         }
     }
@@ -142,7 +158,8 @@ impl Registration {
 
     /// The host has moved, or lost its uplink.
     pub(super) fn care_of_changed(&mut self, care_of: Option<Ipv6Addr>, ctx: &mut Context<'_>) {
-        if matches!(self.state, State::Detached | State::Stopped { .. }) || care_of == self.state.care_of() {
+        let no_matter = matches!(self.state, State::Detached | State::Stopped { .. }) || self.is_returning();
+        if no_matter || care_of == self.state.care_of() {
             return;
         }
         let purpose = self.state.purpose();
@@ -278,8 +295,11 @@ impl Registration {
                 self.begin_exchange(care_of, generation, Purpose::Register, held, now);
                 true
             }
+            // From home it is sent until it is answered (RFC 6275 §11.8): until then the home agent keeps the guest's packets.
             State::Deregistering { exchange, .. }
-                if exchange.next <= now && exchange.attempts >= DEREGISTRATION_TRANSMISSIONS =>
+                if exchange.next <= now
+                    && exchange.attempts >= DEREGISTRATION_TRANSMISSIONS
+                    && !self.is_returning() =>
             {
                 self.finish(Outcome::Unanswered, ctx);
                 true
@@ -333,10 +353,10 @@ impl Registration {
         held: Option<Binding>,
         now: Instant,
     ) {
-        let first_timeout = self.first_timeout(now);
-        let lifetime = match purpose {
-            Purpose::Register => self.config.lifetime,
-            Purpose::Deregister => Lifetime::ZERO,
+        let (lifetime, first_timeout) = match purpose {
+            Purpose::Register => (self.config.lifetime, self.first_timeout(now)),
+            // It is never preceded by duplicate address detection.
+            Purpose::Deregister => (Lifetime::ZERO, INITIAL_BINDACK_TIMEOUT),
             Purpose::Prepare => {
                 self.state = State::Prepared { care_of: Some(care_of) };
                 return;

@@ -31,7 +31,7 @@ pub(super) enum Purpose {
 ///     │     care-of     │  ▼                 ▼    │ retry_at      └─────────────────┘  │ expired: Registering
 ///     │     changed     SecuringFailed    Refused─┘                    accepted        │ 135: Stopped
 ///     │   (any state; without one: Waiting)
-///     └──────────────── Deregistering ◄── deregister, from any state
+///     └──────────────── Deregistering ◄── deregister, return_home, from any state
 /// ```
 ///
 /// `held` is a binding that the data path still carries while another care-of address is registered, or while a refresh

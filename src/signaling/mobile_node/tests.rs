@@ -4,6 +4,7 @@
 use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
+mod homecoming;
 mod preparation;
 
 use super::*;

@@ -100,9 +100,14 @@ fn other_settings_count_from_the_next_update_and_a_removed_guest_is_let_go() {
 
 #[test]
 fn the_clock_is_where_numbers_begin_unless_ours_are_a_little_ahead() {
-    for (last, clock, first) in
-        [(0, 50_000, 50_001), (50_600, 50_000, 50_601), (65_530, 3, 4), (2, 65_530, 3), (40_000, 30_000, 30_001)]
-    {
+    for (last, clock, first) in [
+        (0, 50_000, 50_001),
+        (0, 65_000, 65_001),
+        (50_600, 50_000, 50_601),
+        (65_530, 3, 4),
+        (2, 65_530, 3),
+        (40_000, 30_000, 30_001),
+    ] {
         let mut bench = Bench::new(150);
         bench.node.start_from(GUEST, SequenceNumber(last));
         bench.node.start_from(GUEST, SequenceNumber(clock));
