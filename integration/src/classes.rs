@@ -404,20 +404,25 @@ impl<'lab> Bench<'lab> {
         craft::send_frames(&self.lab.net.core, interface, frames)
     }
 
-    /// A packet is held up on its way; then the receiver gets it damaged, whole, and once more.
-    fn damaged(&self, toward: Toward) -> Outcome {
+    /// A packet that was sent and is held up on its way: its cookie, and its frame.
+    fn held_up(&self, toward: Toward) -> Outcome<([u8; 8], Vec<u8>)> {
         let net = &self.lab.net;
         let (node, interface, link) = match toward {
             Toward::HomeAgent => (&net.ha, "eth1", TRANSIT),
             Toward::Guest => (&net.host, "eth0", FOREIGN),
         };
-        let receiver = self.receiver(toward)?;
         let mut observer = self.lab.watch(link)?;
         net.unplug(node, interface)?;
         let cookie = self.send(toward)?;
         let seen = self.sees_esp(&mut observer, toward, spi(self.class, toward));
         net.plug(node, interface, link)?;
-        let frame = seen?.frame.clone();
+        Ok((cookie, seen?.frame.clone()))
+    }
+
+    /// A packet is held up on its way; then the receiver gets it damaged, whole, and once more.
+    fn damaged(&self, toward: Toward) -> Outcome {
+        let receiver = self.receiver(toward)?;
+        let (cookie, frame) = self.held_up(toward)?;
         let damaged = damaged_forms(&frame);
         self.inject(toward, damaged)?;
         ensure(!receiver.gets(cookie, QUIET)?, || format!("{}: a damaged packet {toward} was accepted", self.class))?;

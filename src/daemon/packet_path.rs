@@ -17,7 +17,6 @@ use super::engine::paths::{Ends, Paths};
 use super::engine::receive::{Exit, Receiver};
 use super::engine::transmit::{Judge, Lane};
 use super::engine::writer::{Front, write_groups};
-use super::esp_tunnel::FromKernel;
 use super::shared::{Reader, Shared};
 use super::tap::Device;
 use crate::home_network::{self, PortGuests, Verdict};
@@ -188,8 +187,7 @@ impl PacketPath {
         }
     }
 
-    /// Writes what came for guests to their ports.
-    pub(super) fn to_guests(&self, view: &View, out: &Coalescer<'_, egress::Port>) {
+    fn to_guests(&self, view: &View, out: &Coalescer<'_, egress::Port>) {
         write_groups(out, &self.core.tally.all, |to, offload| {
             let ethernet = to.ethernet_header(*view.router_macs.get(to.port)?);
             Some(Front::tap(view.devices.get(to.port)?, ethernet, offload))
@@ -202,7 +200,7 @@ fn ends(carrier: Carrier) -> Ends {
 }
 
 /// The guest whose home address a packet is for.
-pub(super) fn guest_of(view: &View, packet: &[u8]) -> Option<GuestId> {
+fn guest_of(view: &View, packet: &[u8]) -> Option<GuestId> {
     Some(view.table.by_home_address(address_at(packet, ipv6::offset::DESTINATION)?)?.guest)
 }
 
@@ -404,5 +402,52 @@ impl Exit for PortExit {
 
     fn write(&self, out: &Coalescer<'_, egress::Port>) {
         self.path.to_guests(self.view.seen(), out);
+    }
+}
+
+/// From the kernel's ESP tunnels to the guests.
+struct FromKernel {
+    view: Reader<View>,
+    path: PacketPath,
+}
+
+impl Judge for FromKernel {
+    const LINK_HEADER: usize = 0;
+
+    fn judge<'a>(
+        &mut self,
+        frame: &'a mut [u8],
+        offload: Result<Option<Offload>, Reason>,
+        _paths: &Paths,
+        _now: Instant,
+    ) -> Option<Forward<'a>> {
+        let view = self.view.get();
+        let guest = guest_of(view, frame);
+        let decision = match offload {
+            Ok(offload) => egress::from_kernel(&view.table, frame, offload),
+            Err(reason) => Egress::Drop(reason),
+        };
+        self.path.core.tally.egress(guest, &decision);
+        if let Egress::Deliver(deliver) = decision {
+            let mut out = Coalescer::new(false);
+            out.push(deliver.to, deliver.packet, deliver.offload);
+            self.path.to_guests(view, &out);
+        }
+        None
+    }
+
+    fn too_big(&mut self, _: &mut [u8], _: GuestId, _: Option<Offload>, _: u32, _: Instant) {}
+
+    fn released(&mut self, _now: Instant) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn is_holding(&self) -> bool {
+        false
+    }
+
+    fn lost(&mut self) {
+        tracing::warn!("the TUN of ESP tunnels was removed by somebody else");
+        let _ = self.path.reports.blocking_send(Report::EspTunnelLost);
     }
 }

@@ -2,7 +2,7 @@
 
 use kagemusha::ipsec::{Class, Toward};
 
-use super::{ARRIVES, Bench, QUIET, spi};
+use super::{ARRIVES, Bench, QUIET};
 use crate::failure::{Outcome, ensure};
 use crate::scenario::Lab;
 use crate::topology::{FOREIGN, TRANSIT};
@@ -46,17 +46,7 @@ impl<'lab> Bench<'lab> {
     /// A packet that comes late, but within the window, is accepted, and once only.
     pub(crate) fn late_within_the_window(&self, toward: Toward) -> Outcome {
         self.lab.step(&format!("{toward}: {LATE} packets late"));
-        let net = &self.lab.net;
-        let (node, interface, link) = match toward {
-            Toward::HomeAgent => (&net.ha, "eth1", TRANSIT),
-            Toward::Guest => (&net.host, "eth0", FOREIGN),
-        };
-        let mut observer = self.lab.watch(link)?;
-        net.unplug(node, interface)?;
-        let cookie = self.send(toward)?;
-        let seen = self.sees_esp(&mut observer, toward, spi(self.class, toward));
-        net.plug(node, interface, link)?;
-        let frame = seen?.frame.clone();
+        let (cookie, frame) = self.held_up(toward)?;
         for _ in 0..LATE {
             self.send(toward)?;
         }
