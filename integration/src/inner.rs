@@ -117,9 +117,6 @@ fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
     if scenario.peer == Peer::Qemu && job.image.is_none() {
         return Verdict::Skipped("it takes minutes: name it, as in `cargo lab test migration`".into());
     }
-    if scenario.peer == Peer::Crowd && !job.named {
-        return Verdict::Skipped("it does not pass every time yet: name it, as in `cargo lab test migration`".into());
-    }
     let attempt = || -> Outcome {
         let directory = job.directory.join(scenario.name);
         if scenario.peer == Peer::Umip {

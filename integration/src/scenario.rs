@@ -35,8 +35,6 @@ pub(crate) enum Peer {
     Umip,
     /// A guest in QEMU, which takes minutes.
     Qemu,
-    /// Many guests at once, of whom some lose a packet that they should not.
-    Crowd,
 }
 
 impl Scenario {

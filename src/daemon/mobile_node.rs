@@ -27,7 +27,7 @@ use super::mobility_socket::MobilitySocket;
 use super::netlink::monitor::{Change, Monitor};
 use super::netlink::route::Uplink;
 use super::pace::{self, Drained};
-use super::packet_path::{FRAMES_PER_PORT, PacketPath, Report};
+use super::packet_path::{PacketPath, Report};
 use super::packet_socket::PacketSocket;
 use super::ports::{self, OpenPort};
 use super::qmp::Hypervisors;
@@ -49,8 +49,8 @@ use home::AtHome;
 use publish::{network, packet_path};
 use uplink::Unfit;
 
-/// Places in the queue to the event loop beside those for the frames of each port.
-const REPORT_QUEUE: usize = 256;
+/// Places in the queue to the event loop: more than all ports together have. Empty ones take no room.
+const REPORT_QUEUE: usize = 1 << 18;
 /// Longest packet received.
 const PACKET_LIMIT: usize = 65_536;
 /// How long the daemon waits for acknowledgements of its de-registrations before it leaves.
@@ -133,7 +133,7 @@ pub(super) async fn run(start: Start) -> Result<(), Error> {
             return Err(error.into());
         }
     };
-    let (reports, received_reports) = mpsc::channel(REPORT_QUEUE + ports.len() * FRAMES_PER_PORT);
+    let (reports, received_reports) = mpsc::channel(REPORT_QUEUE);
     let (mut kernel, ports, result) =
         match Runner::start((roster, source, control), kernel, ports, reports, esp_tunnels) {
             Ok(mut runner) => {

@@ -31,8 +31,12 @@ use crate::tunnel::{
 use crate::vocabulary::{GuestId, MacAddress};
 use crate::wire::{ethernet, ipv6};
 
-/// Frames of one port that wait for the event loop before more are dropped: no guest fills the queue of the others.
-pub const FRAMES_PER_PORT: usize = 64;
+/// Frames of one port that wait for the event loop before more are dropped, so that no port fills the queue of the others: so many,
+const FRAMES_PER_PORT: usize = 64;
+/// and so many for each of its guests, which may all come at once, each with an announcement and what its kernel says on a new link.
+const FRAMES_PER_GUEST: usize = 8;
+/// What is longer is none that the event loop answers; that its guest is here, its beginning tells.
+const LONGEST_REPORTED: usize = 2048;
 
 /// What the packet path tells the event loop.
 #[derive(Debug)]
@@ -129,7 +133,7 @@ impl PacketPath {
                 number: port,
                 device: Arc::clone(&device),
                 limits: ErrorLimits::default(),
-                places: Arc::new(Semaphore::new(FRAMES_PER_PORT)),
+                places: Places::default(),
                 view: path.view.reader(),
                 held: HoldQueue::new(Bounds::default()),
                 released: VecDeque::new(),
@@ -204,12 +208,36 @@ fn guest_of(view: &View, packet: &[u8]) -> Option<GuestId> {
     Some(view.table.by_home_address(address_at(packet, ipv6::offset::DESTINATION)?)?.guest)
 }
 
+/// A port's share of the queue to the event loop. It grows with the guests of the port, and never shrinks.
+#[derive(Debug)]
+struct Places {
+    free: Arc<Semaphore>,
+    guests: usize,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { free: Arc::new(Semaphore::new(FRAMES_PER_PORT)), guests: 0 }
+    }
+}
+
+impl Places {
+    /// One place, when there is one for a port of so many guests.
+    fn take(&mut self, guests: usize) -> Option<OwnedSemaphorePermit> {
+        if guests > self.guests {
+            self.free.add_permits((guests - self.guests) * FRAMES_PER_GUEST);
+            self.guests = guests;
+        }
+        Arc::clone(&self.free).try_acquire_owned().ok()
+    }
+}
+
 /// From a port into the tunnel.
 struct PortJudge {
     number: usize,
     device: Arc<Device>,
     limits: ErrorLimits,
-    places: Arc<Semaphore>,
+    places: Places,
     view: Reader<View>,
     held: HoldQueue<Vec<u8>>,
     released: VecDeque<Vec<u8>>,
@@ -223,10 +251,11 @@ impl PortJudge {
         }
     }
 
-    fn report_frame(&self, frame: &[u8]) {
+    fn report_frame(&mut self, frame: &[u8]) {
         // When the event loop is behind, a neighbour solicitation is lost, and asked again.
-        let place = Arc::clone(&self.places).try_acquire_owned().ok();
-        let report = place.map(|place| Report::Frame { port: self.number, frame: frame.to_vec(), place });
+        let guests = self.view.seen().ports.get(self.number).map_or(0, |guests| guests.all().len());
+        let frame = frame.get(..LONGEST_REPORTED).unwrap_or(frame).to_vec();
+        let report = self.places.take(guests).map(|place| Report::Frame { port: self.number, frame, place });
         if report.is_none_or(|report| self.path.reports.try_send(report).is_err()) {
             self.count_frame(home_network::Reason::QueueFull);
         }
@@ -449,5 +478,21 @@ impl Judge for FromKernel {
     fn lost(&mut self) {
         tracing::warn!("the TUN of ESP tunnels was removed by somebody else");
         let _ = self.path.reports.blocking_send(Report::EspTunnelLost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_has_places_for_all_its_guests_at_once_and_no_more() {
+        let mut places = Places::default();
+        let taken: Vec<_> = std::iter::from_fn(|| places.take(50)).collect();
+        assert_eq!(taken.len(), FRAMES_PER_PORT + 50 * FRAMES_PER_GUEST);
+        assert!(places.take(49).is_none());
+        assert!(places.take(51).is_some());
+        drop(taken);
+        assert!(places.take(0).is_some());
     }
 }

@@ -16,7 +16,7 @@ use super::accelerator::{Acceleration, Ways};
 use super::ear::Ears;
 use super::paths::{Ends, NextHop, Path, Paths};
 use super::super_packet::SuperPackets;
-use crate::daemon::netlink::query::{Changes, Query};
+use crate::daemon::netlink::query::{Changes, Query, Way};
 use crate::daemon::netlink::xfrm;
 use crate::daemon::netlink::xfrm_monitor::PolicyChanges;
 use crate::daemon::shared::Shared;
@@ -137,9 +137,11 @@ struct Look {
     shown: String,
 }
 
-/// What one look has found out already: most tunnels leave by the same interface, to the same router.
+/// What one look has found out already: most tunnels lead to the same few hosts, and leave by the same interface, to the same router.
 #[derive(Debug, Default)]
 struct Seen {
+    /// Path MTU, and the way where there is one.
+    tunnels: BTreeMap<Ends, (u32, Option<Way>)>,
     /// The MAC address of an interface, by its index; none where no frames can be sent.
     interfaces: BTreeMap<u32, Option<MacAddress>>,
     neighbours: BTreeMap<(u32, Ipv6Addr), Option<MacAddress>>,
@@ -238,14 +240,14 @@ impl Look {
 
     /// The way of a tunnel, and the interface it leaves by when frames can be sent there.
     fn path(&mut self, wanted: &Wanted, direct: bool, seen: &mut Seen) -> (Path, Option<u32>) {
-        let Ends { source, destination } = wanted.ends;
-        let mtu = raw_socket::path_mtu(source, destination).unwrap_or(u32::MAX);
-        let mut path = Path { ends: wanted.ends, next_hop: None, mtu, encapsulates: false };
-        if !direct {
-            return (path, None);
-        }
-        let Ok(Some(way)) = self.query.way(Some(source), destination) else { return (path, None) };
         let query = &mut self.query;
+        let (mtu, way) = *seen.tunnels.entry(wanted.ends).or_insert_with_key(|Ends { source, destination }| {
+            let mtu = raw_socket::path_mtu(*source, *destination).unwrap_or(u32::MAX);
+            let way = if direct { query.way(Some(*source), *destination).ok().flatten() } else { None };
+            (mtu, way)
+        });
+        let mut path = Path { ends: wanted.ends, next_hop: None, mtu, encapsulates: false };
+        let Some(way) = way else { return (path, None) };
         let own =
             *seen.interfaces.entry(way.interface).or_insert_with(|| query.mac_address(way.interface).ok().flatten());
         let Some(own) = own else { return (path, None) };
