@@ -167,9 +167,9 @@ impl Accelerator for Ebpf {
         for entry in table.entries() {
             let (Some(carrier), Some(port)) = (entry.carrier, self.ports.get(entry.port).copied()) else { continue };
             let ends = Ends { source: carrier.care_of, destination: carrier.home_agent };
-            let Some(uplink) = ways.get(&ends).copied() else { continue };
+            let Some((uplink, router)) = ways.get(&ends).copied() else { continue };
             let slot = self.slot(entry.home_address);
-            let place = Place { uplink, port: port.index, side: port.side, router_mac: port.router_mac, slot };
+            let place = Place { uplink, router, port: port.index, side: port.side, router_mac: port.router_mac, slot };
             if let Some(octets) = accelerated::guest(entry, place) {
                 wanted.insert(entry.home_address, (uplink, octets));
             }
@@ -182,9 +182,9 @@ impl Accelerator for Ebpf {
         for entry in table.entries() {
             let (Some(care_of), Some(port)) = (entry.care_of, self.ports.first().copied()) else { continue };
             let ends = Ends { source: table.home_agent(), destination: care_of };
-            let Some(uplink) = ways.get(&ends).copied() else { continue };
+            let Some((uplink, router)) = ways.get(&ends).copied() else { continue };
             let slot = self.slot(entry.home_address);
-            let place = Place { uplink, port: port.index, side: port.side, router_mac: port.router_mac, slot };
+            let place = Place { uplink, router, port: port.index, side: port.side, router_mac: port.router_mac, slot };
             if let Some(octets) = accelerated::binding(table, entry, place) {
                 wanted.insert(entry.home_address, (uplink, octets));
             }

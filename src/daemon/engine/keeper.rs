@@ -217,8 +217,8 @@ impl Look {
             .iter()
             .map(|wanted| {
                 let direct = !protected.iter().any(|selector| covers(selector, wanted.ends));
-                let (path, interface) = self.path(wanted, direct, &mut seen);
-                ways.extend(interface.filter(|_| path.mtu >= WHOLE_PATH_MTU).map(|interface| (path.ends, interface)));
+                let (path, way) = self.path(wanted, direct, &mut seen);
+                ways.extend(way.filter(|_| path.mtu >= WHOLE_PATH_MTU).map(|way| (path.ends, way)));
                 path
             })
             .collect();
@@ -236,8 +236,8 @@ impl Look {
         keeper.acceleration.ways_changed(ways);
     }
 
-    /// The way of a tunnel, and the interface it leaves by when frames can be sent there.
-    fn path(&mut self, wanted: &Wanted, direct: bool, seen: &mut Seen) -> (Path, Option<u32>) {
+    /// The way of a tunnel, and the interface and neighbour it leaves by when frames can be sent there.
+    fn path(&mut self, wanted: &Wanted, direct: bool, seen: &mut Seen) -> (Path, Option<(u32, Ipv6Addr)>) {
         let Ends { source, destination } = wanted.ends;
         let mtu = raw_socket::path_mtu(source, destination).unwrap_or(u32::MAX);
         let mut path = Path { ends: wanted.ends, next_hop: None, mtu, encapsulates: false };
@@ -250,7 +250,7 @@ impl Look {
             *seen.interfaces.entry(way.interface).or_insert_with(|| query.mac_address(way.interface).ok().flatten());
         let Some(own) = own else { return (path, None) };
         if mtu < WHOLE_PATH_MTU {
-            return (path, Some(way.interface));
+            return (path, Some((way.interface, way.next_hop)));
         }
         let neighbour = *seen
             .neighbours
@@ -262,7 +262,7 @@ impl Look {
         if let Some(super_packets) = &mut self.super_packets {
             path.encapsulates = super_packets.route(query, wanted, way.interface);
         }
-        (path, Some(way.interface))
+        (path, Some((way.interface, way.next_hop)))
     }
 
     /// The selectors of policies of IPsec that may be about tunnels, whose packets packet sockets would carry past them. When they cannot be
