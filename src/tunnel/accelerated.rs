@@ -23,6 +23,8 @@ pub struct Place {
     pub uplink: u32,
     /// The neighbour there that outer packets are handed to: a router, or the other end itself.
     pub router: Ipv6Addr,
+    /// The longest inner packet that the path takes; that of the table may be less.
+    pub mtu: usize,
     /// Index of the interface that gets what comes out of the tunnel.
     pub port: u32,
     /// How it gets that.
@@ -78,7 +80,7 @@ fn layout(
     place: Place,
 ) -> [u8; ENTRY_LENGTH] {
     let limit = |mtu: usize| u16::try_from(mtu.max(ipv6::MINIMUM_MTU)).unwrap_or(u16::MAX).to_ne_bytes();
-    let (mtu, link_mtu) = (limit(mtu), limit(link_mtu));
+    let (mtu, link_mtu) = (limit(mtu.min(place.mtu)), limit(link_mtu));
     let numbers = [place.uplink, place.port, place.side.flags(), place.slot].map(u32::to_ne_bytes);
     let router = place.router.octets();
     let fields: [&[u8]; 8] =
@@ -198,6 +200,7 @@ mod tests {
     const PLACE: Place = Place {
         uplink: 7,
         router: Ipv6Addr::LOCALHOST,
+        mtu: 1452,
         port: 9,
         side: Side::Received,
         router_mac: MacAddress([2, 0x4b, 0x47, 0x4d, 0x53, 1]),
@@ -212,7 +215,7 @@ mod tests {
         assert_eq!(octets[32..48], PLACE.router.octets());
         assert_eq!(octets[48..54], [0x52, 0x54, 0, 0, 0, 0x10]);
         assert_eq!(octets[54..60], PLACE.router_mac.0);
-        assert_eq!(octets[60..64], [1460u16, 1500].map(u16::to_ne_bytes).concat());
+        assert_eq!(octets[60..64], [1452u16, 1500].map(u16::to_ne_bytes).concat());
         assert_eq!(octets[64..], [7u32, 9, 1, 3].map(u32::to_ne_bytes).concat());
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::accelerator::{Acceleration, Ways};
+use super::accelerator::{Acceleration, WayOut, Ways};
 use super::ear::Ears;
 use super::paths::{Ends, NextHop, Path, Paths};
 use super::super_packet::SuperPackets;
@@ -218,7 +218,9 @@ impl Look {
             .map(|wanted| {
                 let direct = !protected.iter().any(|selector| covers(selector, wanted.ends));
                 let (path, way) = self.path(wanted, direct, &mut seen);
-                ways.extend(way.filter(|_| path.mtu >= WHOLE_PATH_MTU).map(|way| (path.ends, way)));
+                ways.extend(way.filter(|_| path.mtu >= WHOLE_PATH_MTU).map(|(interface, neighbour)| {
+                    (path.ends, WayOut { interface, neighbour, inner_mtu: path.inner_mtu() })
+                }));
                 path
             })
             .collect();
