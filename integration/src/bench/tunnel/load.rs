@@ -172,7 +172,8 @@ fn receive_small(socket: &UdpSocket, stop: &AtomicBool, arrived: &AtomicU64) -> 
         let received = recvmmsg(socket.as_raw_fd(), &mut headers, slices.iter_mut(), MsgFlags::MSG_WAITFORONE, None);
         match received {
             Ok(messages) => total += messages.count() as u64,
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => {}
+            // A sender that has ended already refuses the last report.
+            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR | nix::errno::Errno::ECONNREFUSED) => {}
             Err(error) => return Err(error.into()),
         }
         arrived.store(total, Relaxed);
