@@ -92,6 +92,14 @@ fn set_ethtool_value(interface: &str, command: u32, data: u32) -> io::Result<()>
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// The calling thread preempts no other when it is woken (`SCHED_BATCH`).
+pub(crate) fn wait_for_others() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the call reads one `sched_param`, which outlives it; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes `interface` a port of `bridge`, or of none (0), in the calling thread's network namespace: `RTM_NEWLINK` with `IFLA_MASTER`
 /// (`linux/rtnetlink.h`), without the time that starting `ip` takes. No `unsafe` in it.
 pub(crate) fn set_master(interface: u32, bridge: u32) -> io::Result<()> {

@@ -29,6 +29,7 @@ enum { ETHERNET = 14, IPV6 = 40 };
 enum { TCP = 6, UDP = 17, IN_IPV6 = 41, ICMPV6 = 58 };
 enum { PACKET_TOO_BIG = 2, ECHO_REQUEST = 128, ECHO_REPLY = 129 };
 enum { NOT_ECT = 0, ECT_1 = 1, CE = 3 };
+enum { FAMILY_IPV6 = 10 };
 enum { OUTER_HOP_LIMIT = 64, MINIMUM_MTU = 1280 };
 
 // Why a packet was left to userland; the order is that of `Left` in src/tunnel/accelerated.rs.
@@ -52,6 +53,7 @@ struct home_address {
 struct guest {
 	__u64 near[2];        // outer source: the care-of address, or the home agent
 	__u64 far[2];         // outer destination
+	__u64 router[2];      // the neighbour that outer packets are handed to
 	__u8 mac[6];          // the guest's, zero at a home agent
 	__u8 router_mac[6];   // the router's that the guest sees, zero at a home agent
 	__u16 mtu;            // largest inner packet into the tunnel
@@ -245,6 +247,9 @@ INLINE int into_tunnel(struct __sk_buff *skb, __u32 link, int of_guest)
 	__u32 length = length_of(inner), label = flow_label(inner);
 	__u8 class = traffic_class(inner), hop_limit = inner->hop_limit - 1;
 	__u32 uplink = guest->uplink;
+	// Told, so that the kernel need not look for a route with each packet.
+	struct bpf_redir_neigh router = { .nh_family = FAMILY_IPV6 };
+	__builtin_memcpy(router.ipv6_nh, guest->router, sizeof(guest->router));
 	struct packet outer = {
 		.first = { 0x60 | class >> 4, class << 4 | label >> 16, label >> 8, label },
 		.length = { length >> 8, length },
@@ -269,7 +274,7 @@ INLINE int into_tunnel(struct __sk_buff *skb, __u32 link, int of_guest)
 		mine->into_packets++;
 		mine->into_octets += length;
 	}
-	return redirect_neighbour(uplink, 0, 0, 0);
+	return redirect_neighbour(uplink, &router, sizeof(router), 0);
 }
 
 // RFC 6040 §4.2; -1 for what must not be carried.

@@ -371,7 +371,7 @@ impl Runner<'_> {
     }
 
     fn report(&self) {
-        super::report::tunnel(&self.path.core.tally.all);
+        super::report::tunnel(&self.path.core);
         tracing::info!("counters: signaling: {}", self.engine.counters());
     }
 }

@@ -508,7 +508,7 @@ impl Runner {
 
     /// Writes every counter that is not zero to the log.
     fn report(&self) {
-        super::report::tunnel(&self.path.core.tally.all);
+        super::report::tunnel(&self.path.core);
         self.path.frames.iter().for_each(|counters| super::report::frames(counters));
         tracing::info!("counters: signaling: {}", self.engine.counters());
     }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::daemon::control_socket::protocol::Association;
+use crate::daemon::engine::core::Core;
 use crate::home_network;
 use crate::ipsec::{AssociationKey, AssociationLifetime, ReplayState};
 use crate::policy::{GuestPolicy, Policy, Role};
-use crate::tunnel::{Counters, Reason};
+use crate::tunnel::Reason;
+use crate::tunnel::accelerated::Left;
 
 /// Counters by name.
 pub type Named = BTreeMap<String, u64>;
@@ -19,9 +21,9 @@ pub fn add(to: &mut Named, more: Named) {
     }
 }
 
-/// The tunnel's counters that are not zero.
-pub fn tunnel_counters(counters: &Counters) -> Named {
-    let mut named = Named::new();
+/// The tunnel's counters that are not zero: those of the threads, and what an accelerator has done in front of them.
+pub fn tunnel_counters(core: &Core) -> Named {
+    let (counters, mut named) = (&core.tally.all, in_kernel(core));
     let carried = [
         ("tunnel: packets in", counters.into_packets()),
         ("tunnel: octets in", counters.into_octets()),
@@ -31,6 +33,25 @@ pub fn tunnel_counters(counters: &Counters) -> Named {
     add(&mut named, carried.map(|(name, count)| (name.to_owned(), count)).into());
     let reasons = Reason::ALL.iter().map(|reason| (format!("tunnel: not carried: {reason}"), counters.get(*reason)));
     add(&mut named, reasons.collect());
+    named
+}
+
+/// What an accelerator has counted, of all guests together.
+fn in_kernel(core: &Core) -> Named {
+    let mut named = Named::new();
+    for (_, carried) in core.keeper.acceleration().carried() {
+        let totals = [
+            ("packets in", carried.into_packets),
+            ("octets in", carried.into_octets),
+            ("packets out", carried.out_packets),
+            ("octets out", carried.out_octets),
+            ("lost", carried.lost),
+        ];
+        add(&mut named, totals.map(|(name, count)| (format!("tunnel, in the kernel: {name}"), count)).into());
+        let left =
+            Left::ALL.iter().map(|why| (format!("tunnel, left to userland: {}", why.name()), carried.left(*why)));
+        add(&mut named, left.collect());
+    }
     named
 }
 
@@ -77,7 +98,11 @@ fn lifetime(lifetime: &AssociationLifetime) -> Option<String> {
 }
 
 /// Writes the tunnel's counters that are not zero to the log.
-pub fn tunnel(counters: &Counters) {
+pub fn tunnel(core: &Core) {
+    let counters = &core.tally.all;
+    for (name, count) in in_kernel(core) {
+        tracing::info!(count, "counters: {name}");
+    }
     tracing::info!(
         into_packets = counters.into_packets(),
         into_octets = counters.into_octets(),

@@ -12,7 +12,7 @@ use crate::wire::ipv6;
 /// Octets of a key: a home address.
 pub const KEY_LENGTH: usize = 16;
 /// Octets of an entry: `struct guest`.
-pub const ENTRY_LENGTH: usize = 64;
+pub const ENTRY_LENGTH: usize = 80;
 /// Octets of the counters of one guest on one CPU: `struct counters`.
 pub const COUNTERS_LENGTH: usize = (5 + Left::COUNT) * 8;
 
@@ -21,6 +21,10 @@ pub const COUNTERS_LENGTH: usize = (5 + Left::COUNT) * 8;
 pub struct Place {
     /// Index of the interface towards the other end.
     pub uplink: u32,
+    /// The neighbour there that outer packets are handed to: a router, or the other end itself.
+    pub router: Ipv6Addr,
+    /// The longest inner packet that the path takes; that of the table may be less.
+    pub mtu: usize,
     /// Index of the interface that gets what comes out of the tunnel.
     pub port: u32,
     /// How it gets that.
@@ -77,10 +81,11 @@ fn layout(
     place: Place,
 ) -> [u8; ENTRY_LENGTH] {
     let limit = |mtu: usize| u16::try_from(mtu.max(ipv6::MINIMUM_MTU)).unwrap_or(u16::MAX).to_ne_bytes();
-    let (mtu, link_mtu) = (limit(mtu), limit(link_mtu));
+    let (mtu, link_mtu) = (limit(mtu.min(place.mtu)), limit(link_mtu));
     let numbers = [place.uplink, place.port, place.side.flags(), place.slot].map(u32::to_ne_bytes);
-    let fields: [&[u8]; 7] =
-        [&near.octets(), &far.octets(), &mac.0, &place.router_mac.0, &mtu, &link_mtu, numbers.as_flattened()];
+    let router = place.router.octets();
+    let fields: [&[u8]; 8] =
+        [&near.octets(), &far.octets(), &router, &mac.0, &place.router_mac.0, &mtu, &link_mtu, numbers.as_flattened()];
     let mut octets = [0; ENTRY_LENGTH];
     for (to, from) in octets.iter_mut().zip(fields.into_iter().flatten()) {
         *to = *from;
@@ -197,6 +202,8 @@ mod tests {
     const PROGRAMS: &str = include_str!("../bpf/tunnel.c");
     const PLACE: Place = Place {
         uplink: 7,
+        router: Ipv6Addr::LOCALHOST,
+        mtu: 1452,
         port: 9,
         side: Side::Received,
         router_mac: MacAddress([2, 0x4b, 0x47, 0x4d, 0x53, 1]),
@@ -208,10 +215,11 @@ mod tests {
         let octets = guest(&entry(0x10), PLACE).unwrap();
         assert_eq!(octets[..16], address("2001:db8:3000::3").octets());
         assert_eq!(octets[16..32], address("2001:db8:2000::1").octets());
-        assert_eq!(octets[32..38], [0x52, 0x54, 0, 0, 0, 0x10]);
-        assert_eq!(octets[38..44], PLACE.router_mac.0);
-        assert_eq!(octets[44..48], [1460u16, 1500].map(u16::to_ne_bytes).concat());
-        assert_eq!(octets[48..], [7u32, 9, 1, 3].map(u32::to_ne_bytes).concat());
+        assert_eq!(octets[32..48], PLACE.router.octets());
+        assert_eq!(octets[48..54], [0x52, 0x54, 0, 0, 0, 0x10]);
+        assert_eq!(octets[54..60], PLACE.router_mac.0);
+        assert_eq!(octets[60..64], [1452u16, 1500].map(u16::to_ne_bytes).concat());
+        assert_eq!(octets[64..], [7u32, 9, 1, 3].map(u32::to_ne_bytes).concat());
     }
 
     #[test]
@@ -231,7 +239,7 @@ mod tests {
         let care_of = address("2001:db8:3000::3");
         let octets = binding(&table, &HomeAgentEntry { care_of: Some(care_of), ..away }, PLACE).unwrap();
         assert_eq!(octets[..32], [address("2001:db8:2000::1").octets(), care_of.octets()].concat());
-        assert_eq!(octets[44..46], 1280u16.to_ne_bytes(), "an MTU below the minimum is the minimum");
+        assert_eq!(octets[60..62], 1280u16.to_ne_bytes(), "an MTU below the minimum is the minimum");
     }
 
     /// The names between `begin` and the next `}` of the C source, one a line.
@@ -242,7 +250,7 @@ mod tests {
 
     #[test]
     fn both_sides_have_the_same_layout() {
-        let fields = ["__u64 near[2];", "__u64 far[2];", "__u8 mac[6];", "__u8 router_mac[6];"];
+        let fields = ["__u64 near[2];", "__u64 far[2];", "__u64 router[2];", "__u8 mac[6];", "__u8 router_mac[6];"];
         let numbers = ["__u16 mtu;", "__u16 link_mtu;", "__u32 uplink;", "__u32 port;", "__u32 side;", "__u32 slot;"];
         assert_eq!(declared("struct guest {"), [&fields[..], &numbers[..]].concat());
         let counters =

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use super::engine::Accelerator;
-use super::engine::accelerator::{GuestPort, Ways};
+use super::engine::accelerator::{GuestPort, WayOut, Ways};
 use super::engine::paths::Ends;
 use crate::tunnel::accelerated::{self, Carried, ENTRY_LENGTH, Place, Side};
 use crate::tunnel::{HomeAgentTable, Table};
@@ -69,6 +69,13 @@ struct Port {
     index: u32,
     side: Side,
     router_mac: MacAddress,
+}
+
+impl Port {
+    fn place(self, way: &WayOut, slot: u32) -> Place {
+        let WayOut { interface: uplink, neighbour: router, inner_mtu: mtu } = *way;
+        Place { uplink, router, mtu, port: self.index, side: self.side, router_mac: self.router_mac, slot }
+    }
 }
 
 /// The loaded programs with what they were told.
@@ -167,11 +174,11 @@ impl Accelerator for Ebpf {
         for entry in table.entries() {
             let (Some(carrier), Some(port)) = (entry.carrier, self.ports.get(entry.port).copied()) else { continue };
             let ends = Ends { source: carrier.care_of, destination: carrier.home_agent };
-            let Some(uplink) = ways.get(&ends).copied() else { continue };
+            let Some(way) = ways.get(&ends) else { continue };
             let slot = self.slot(entry.home_address);
-            let place = Place { uplink, port: port.index, side: port.side, router_mac: port.router_mac, slot };
+            let place = port.place(way, slot);
             if let Some(octets) = accelerated::guest(entry, place) {
-                wanted.insert(entry.home_address, (uplink, octets));
+                wanted.insert(entry.home_address, (way.interface, octets));
             }
         }
         self.tell(wanted);
@@ -182,11 +189,11 @@ impl Accelerator for Ebpf {
         for entry in table.entries() {
             let (Some(care_of), Some(port)) = (entry.care_of, self.ports.first().copied()) else { continue };
             let ends = Ends { source: table.home_agent(), destination: care_of };
-            let Some(uplink) = ways.get(&ends).copied() else { continue };
+            let Some(way) = ways.get(&ends) else { continue };
             let slot = self.slot(entry.home_address);
-            let place = Place { uplink, port: port.index, side: port.side, router_mac: port.router_mac, slot };
+            let place = port.place(way, slot);
             if let Some(octets) = accelerated::binding(table, entry, place) {
-                wanted.insert(entry.home_address, (uplink, octets));
+                wanted.insert(entry.home_address, (way.interface, octets));
             }
         }
         self.tell(wanted);

@@ -12,9 +12,20 @@ use crate::tunnel::accelerated::Carried;
 use crate::tunnel::{HomeAgentTable, Table};
 use crate::vocabulary::MacAddress;
 
-/// The tunnels that may be carried past the kernel's own output, each with the index of its interface: Ethernet, wide enough for
-/// whole packets, and no policy of IPsec covers it.
-pub type Ways = BTreeMap<Ends, u32>;
+/// The tunnels that may be carried past the kernel's own output: by Ethernet, wide enough for whole packets, and no policy of IPsec
+/// covers it.
+pub type Ways = BTreeMap<Ends, WayOut>;
+
+/// The way that packets of one tunnel leave by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WayOut {
+    /// Interface index.
+    pub interface: u32,
+    /// The neighbour there that they are handed to: a router, or the other end itself.
+    pub neighbour: Ipv6Addr,
+    /// The longest inner packet that the path takes.
+    pub inner_mtu: usize,
+}
 
 /// Something in the kernel that carries packets before userland sees them. It is told every new table before the threads
 /// read it, holds no packet itself, and leaves to the threads what it does not decide: errors, unknown packets, everything
@@ -199,8 +210,9 @@ mod tests {
         assert!(told.lock().unwrap().is_empty());
         acceleration.begin(Box::new(log));
         let ends = Ends { source: Ipv6Addr::LOCALHOST, destination: Ipv6Addr::LOCALHOST };
-        acceleration.ways_changed(Ways::from([(ends, 3)]));
-        acceleration.ways_changed(Ways::from([(ends, 3)]));
+        let way = WayOut { interface: 3, neighbour: Ipv6Addr::LOCALHOST, inner_mtu: 1460 };
+        acceleration.ways_changed(Ways::from([(ends, way)]));
+        acceleration.ways_changed(Ways::from([(ends, way)]));
         acceleration.guests_changed(&Table::default());
         assert_eq!(*told.lock().unwrap(), [(0, 0), (0, 1), (0, 1)], "first without a way, and nothing twice");
     }

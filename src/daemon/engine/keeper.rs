@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::accelerator::{Acceleration, Ways};
+use super::accelerator::{Acceleration, WayOut, Ways};
 use super::ear::Ears;
 use super::paths::{Ends, NextHop, Path, Paths};
 use super::super_packet::SuperPackets;
@@ -219,8 +219,10 @@ impl Look {
             .iter()
             .map(|wanted| {
                 let direct = !protected.iter().any(|selector| covers(selector, wanted.ends));
-                let (path, interface) = self.path(wanted, direct, &mut seen);
-                ways.extend(interface.filter(|_| path.mtu >= WHOLE_PATH_MTU).map(|interface| (path.ends, interface)));
+                let (path, way) = self.path(wanted, direct, &mut seen);
+                ways.extend(way.filter(|_| path.mtu >= WHOLE_PATH_MTU).map(|(interface, neighbour)| {
+                    (path.ends, WayOut { interface, neighbour, inner_mtu: path.inner_mtu() })
+                }));
                 path
             })
             .collect();
@@ -238,8 +240,8 @@ impl Look {
         keeper.acceleration.ways_changed(ways);
     }
 
-    /// The way of a tunnel, and the interface it leaves by when frames can be sent there.
-    fn path(&mut self, wanted: &Wanted, direct: bool, seen: &mut Seen) -> (Path, Option<u32>) {
+    /// The way of a tunnel, and the interface and neighbour it leaves by when frames can be sent there.
+    fn path(&mut self, wanted: &Wanted, direct: bool, seen: &mut Seen) -> (Path, Option<(u32, Ipv6Addr)>) {
         let query = &mut self.query;
         let (mtu, way) = *seen.tunnels.entry(wanted.ends).or_insert_with_key(|Ends { source, destination }| {
             let mtu = raw_socket::path_mtu(*source, *destination).unwrap_or(u32::MAX);
@@ -252,7 +254,7 @@ impl Look {
             *seen.interfaces.entry(way.interface).or_insert_with(|| query.mac_address(way.interface).ok().flatten());
         let Some(own) = own else { return (path, None) };
         if mtu < WHOLE_PATH_MTU {
-            return (path, Some(way.interface));
+            return (path, Some((way.interface, way.next_hop)));
         }
         let neighbour = *seen
             .neighbours
@@ -264,7 +266,7 @@ impl Look {
         if let Some(super_packets) = &mut self.super_packets {
             path.encapsulates = super_packets.route(query, wanted, way.interface);
         }
-        (path, Some(way.interface))
+        (path, Some((way.interface, way.next_hop)))
     }
 
     /// The selectors of policies of IPsec that may be about tunnels, whose packets packet sockets would carry past them. When they cannot be

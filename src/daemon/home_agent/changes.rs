@@ -105,7 +105,7 @@ impl Runner<'_> {
             repairs: self.kernel.repairs(),
             tier: self.path.core.description.clone(),
             guests,
-            counters: report::tunnel_counters(&self.path.core.tally.all),
+            counters: report::tunnel_counters(&self.path.core),
             troubles: self.herald.troubles(),
             ..Status::default()
         }))

@@ -41,7 +41,7 @@ impl Runner {
             let associations = report::associations(guest, policy, &positions, self.kernel.ending());
             guests.push(Guest { associations, ..self.guest(id, guest, now) });
         }
-        let mut counters = report::tunnel_counters(&self.path.core.tally.all);
+        let mut counters = report::tunnel_counters(&self.path.core);
         for frames in &self.path.frames {
             report::add(&mut counters, report::frame_counters(frames));
         }

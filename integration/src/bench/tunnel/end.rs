@@ -114,8 +114,9 @@ fn accelerated(mut engine: engine::Engine, specification: Specification) -> Outc
     use kagemusha::daemon::ebpf::Ebpf;
     use kagemusha::daemon::engine::accelerator::GuestPort;
 
-    // The guest is alone on a private bridge; where there is none, memory is measured without a guest.
-    let own = std::path::Path::new("/sys/class/net").join(GUEST_LINK).exists().then_some(GUEST_LINK);
+    // A guest alone is on a private bridge; where there is no link, memory is measured without a guest.
+    let link = std::path::Path::new("/sys/class/net").join(GUEST_LINK);
+    let own = (specification.guests == 1 && link.exists()).then_some(GUEST_LINK);
     let port = GuestPort { tap: TAP, own, router_mac: ROUTER_MAC };
     let ebpf = match specification.role {
         Role::MobileNode => Ebpf::mobile_node(&[port], specification.guests),

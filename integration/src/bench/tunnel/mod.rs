@@ -4,8 +4,11 @@
 //! meets all of them; every number is then divided by that of kernel VXLAN in the same round ([`stats`]).
 
 mod aims;
+mod content;
+mod correctness;
 mod cpu;
 pub(crate) mod end;
+mod hostile;
 mod load;
 mod memory;
 mod naive;
@@ -42,6 +45,12 @@ pub(crate) struct Options {
     /// Only these variants, such as `vxlan,portable`; without `vxlan` there are no ratios.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Measures nothing: TCP and UDP through each tier over an underlay that loses and reorders; every octet is compared.
+    #[arg(long)]
+    correctness: bool,
+    /// How many octets of TCP the correctness takes, in each tier.
+    #[arg(long, default_value_t = 1_000_000_000)]
+    octets: u64,
 }
 
 /// Options of the program that measures.
@@ -76,6 +85,9 @@ pub(crate) fn build_and_measure(options: &Options) -> Outcome<ExitCode> {
     }
     if !options.only.is_empty() {
         measure.args(["--only", &options.only.join(",")]);
+    }
+    if options.correctness {
+        measure.args(["--correctness", "--octets", &options.octets.to_string()]);
     }
     let status = measure.status().during(|| "the program that measures".into())?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -138,6 +150,10 @@ pub(crate) fn measure(options: &MeasureOptions) -> Outcome<ExitCode> {
     let plan = Plan::new(options.options.quick);
     let kernel_tunnel = path::kernel_tunnel()?;
     let variants = choose(&options.options.only, kernel_tunnel)?;
+    if options.options.correctness {
+        let good = correctness::measure(&variants, options.options.octets)?;
+        return Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let mut report = Report::new(kernel_tunnel)?;
     let variants = standing(variants, kernel_tunnel, &mut report);
     ensure(!variants.is_empty(), || "no variant can be measured; see above".into())?;

@@ -19,6 +19,9 @@ pub(crate) const CORRESPONDENT: &str = "2001:db8:2000::2";
 pub(crate) const CARE_OF: &str = "2001:db8:3000::3";
 pub(crate) const HOME_AGENT: &str = "2001:db8:3000::1";
 pub(crate) const GUEST_MAC: &str = "52:54:00:00:00:10";
+/// The next guest, as `end::home_addresses` counts them.
+pub(crate) const SECOND_GUEST: &str = "2001:db8:2000::11";
+const SECOND_GUEST_MAC: &str = "52:54:00:00:00:11";
 /// [`kagemusha::home_network::config::ROUTER_MAC`].
 pub(crate) const ROUTER_MAC: &str = "02:4b:47:4d:53:01";
 /// The host's end of the guest's link.
@@ -35,6 +38,10 @@ pub(crate) struct Path {
     pub(crate) host: Node,
     pub(crate) home_agent: Node,
     pub(crate) correspondent: Node,
+    /// What lies between the ends of the tunnel, where it is no cable.
+    wire: Option<Node>,
+    /// How many guests the engines know; the first is there.
+    guests: usize,
     /// The processes at both ends, for the engines.
     pub(crate) ends: Vec<EndProcess>,
 }
@@ -65,9 +72,21 @@ impl Path {
         mtu: usize,
         kernel_tunnel: Option<KernelTunnel>,
     ) -> Outcome<Self> {
+        Self::build_over(variant, mode, mtu, kernel_tunnel, (None, 1))
+    }
+
+    /// The same with a node as its underlay, that has to carry frames from `w0` to `w1` and back, and with engines that know
+    /// this many guests.
+    pub(crate) fn build_over(
+        variant: Variant,
+        mode: Mode,
+        mtu: usize,
+        kernel_tunnel: Option<KernelTunnel>,
+        (wire, guests): (Option<Node>, usize),
+    ) -> Outcome<Self> {
         let [guest, host, home_agent, correspondent] =
             [Node::new("guest")?, Node::new("host")?, Node::new("ha")?, Node::new("cn")?];
-        let mut path = Self { variant, guest, host, home_agent, correspondent, ends: vec![] };
+        let mut path = Self { variant, guest, host, home_agent, correspondent, wire, guests, ends: vec![] };
         path.wire(mtu)?;
         if mode == Mode::Wire {
             for node in [&path.host, &path.home_agent] {
@@ -90,11 +109,18 @@ impl Path {
 
     fn wire(&self, mtu: usize) -> Outcome {
         let inner = mtu - self.variant.overhead();
-        for (a, name_a, b, name_b, mtu) in [
-            (&self.guest, "eth0", &self.host, "g0", inner),
-            (&self.host, "u0", &self.home_agent, "u0", mtu),
+        let mut cables = vec![
+            (&self.guest, "eth0", &self.host, GUEST_LINK, inner),
             (&self.home_agent, "h0", &self.correspondent, "eth0", inner),
-        ] {
+        ];
+        match &self.wire {
+            None => cables.push((&self.host, "u0", &self.home_agent, "u0", mtu)),
+            Some(wire) => {
+                wire.sysctl("conf/default/disable_ipv6", "1")?;
+                cables.extend([(&self.host, "u0", wire, "w0", mtu), (&self.home_agent, "u0", wire, "w1", mtu)]);
+            }
+        }
+        for (a, name_a, b, name_b, mtu) in cables {
             let there = b.namespace_path();
             a.ip(&format!(
                 "link set lo up\nlink add dev {name_a} mtu {mtu} type veth peer name {name_b} mtu {mtu} netns {}",
@@ -118,6 +144,9 @@ impl Path {
         self.guest.ip(&format!("link set eth0 address {GUEST_MAC} up"))?;
         self.correspondent.ip("link set eth0 up")?;
         self.host.ip("link set g0 up\nlink set u0 up\naddr add 2001:db8:3000::3/64 dev u0 nodad")?;
+        if let Some(wire) = &self.wire {
+            wire.ip("link set w0 up\nlink set w1 up")?;
+        }
         self.home_agent.ip("link set h0 up\nlink set u0 up\naddr add 2001:db8:3000::1/64 dev u0 nodad")
     }
 
@@ -201,7 +230,7 @@ impl Path {
                 node.run(|| sys::set_receive_offload("u0", false))?.during(|| "receive offload".into())?;
             }
         }
-        let specification = Specification { engine, role: Role::MobileNode, mtu, guests: 1 };
+        let specification = Specification { engine, role: Role::MobileNode, mtu, guests: self.guests };
         self.ends.push(EndProcess::start(&self.host, &specification)?);
         self.host.sysctl(&format!("conf/{TAP}/disable_ipv6"), "1")?;
         self.host.ip(&format!("link set {TAP} mtu {inner}\nlink set {TAP} master br0\nlink set {TAP} up"))?;
@@ -209,6 +238,31 @@ impl Path {
         self.host.command("bridge", &["fdb", "replace", ROUTER_MAC, "dev", TAP, "master", "static"])?;
         self.ends.push(EndProcess::start(&self.home_agent, &Specification { role: Role::HomeAgent, ..specification })?);
         self.home_agent.ip(&format!("link set {TUN} mtu {inner} up\nroute add {GUEST}/128 dev {TUN}"))
+    }
+
+    /// One more guest on the bridge, the next of those that the engines know.
+    pub(crate) fn second_guest(&self) -> Outcome<Node> {
+        let guest = Node::new("guest2")?;
+        let inner = 1500 - self.variant.overhead();
+        let host = self.host.namespace_path();
+        guest.ip(&format!(
+            "link set lo up\nlink add dev eth0 mtu {inner} type veth peer name g1 mtu {inner} netns {}",
+            host.display()
+        ))?;
+        guest.sysctl("conf/eth0/accept_dad", "0")?;
+        guest.ip(&format!(
+            "link set eth0 address {SECOND_GUEST_MAC} up\naddr add {SECOND_GUEST}/128 dev eth0 nodad\n\
+             neigh add fe80::1 lladdr {ROUTER_MAC} dev eth0 nud permanent\nroute add default via fe80::1 dev eth0"
+        ))?;
+        self.host.ip("link set g1 master br0 up")?;
+        self.home_agent.ip(&format!("route add {SECOND_GUEST}/128 dev {TUN}"))?;
+        self.correspondent.ip(&format!("route add {SECOND_GUEST}/128 via 2001:db8:2000::1 dev eth0"))?;
+        Ok(guest)
+    }
+
+    /// The node that lies between the ends, where there is one.
+    pub(crate) fn wire_node(&self) -> Option<&Node> {
+        self.wire.as_ref()
     }
 
     /// Makes both directions of the underlay as slow as `rate` (in the words of `tc`).
