@@ -95,13 +95,7 @@ fn decide(
 ) -> Result<(Port, usize, Option<Offload>), Reason> {
     let inner = Inner::read(packet)?;
     let entry = table.by_home_address(inner.header.destination).ok_or(Reason::UnknownHomeAddress)?;
-    let carrier = entry.carrier.ok_or(Reason::NotBound)?;
-    if outer.source != carrier.home_agent {
-        return Err(Reason::ForeignTunnelSource);
-    }
-    if outer.destination != carrier.care_of {
-        return Err(Reason::ForeignTunnelDestination);
-    }
+    entry.takes(outer.source, outer.destination)?;
     inspect::check_to_guest(&inner, packet, entry.home_agent)?;
     let offload = finish(&inner, outer.traffic_class, packet, offload, (entry.mtu, entry.link_mtu))?;
     Ok((Port { guest: entry.guest, port: entry.port, mac: entry.mac }, inner.length, offload))
@@ -145,9 +139,29 @@ pub(super) fn deliver<T>(to: T, packet: &[u8], length: usize, offload: Option<Of
 mod tests {
     use super::*;
     use crate::tunnel::inspect::tests::{echo, icmp, packet};
+    use crate::tunnel::table::Carrier;
     use crate::tunnel::table::Entry;
     use crate::tunnel::table::tests::{address, entry};
     use proptest::prelude::*;
+
+    #[test]
+    fn a_tunnel_that_was_asked_for_delivers() {
+        let home_agent = address("2001:db8:2000::1");
+        let asked = Carrier { care_of: address("2001:db8:4000::3"), home_agent };
+        let home = entry(GUEST).home_address;
+        for carrier in [None, entry(GUEST).carrier] {
+            let table = Table::new([Entry { carrier, arriving: Some(asked), ..entry(GUEST) }]);
+            let outer = |destination| Outer { source: home_agent, destination, traffic_class: 0 };
+            let run = |outer| match process(&table, outer, &mut echo(correspondent(), home, 100)) {
+                Egress::Deliver(_) => Ok(()),
+                Egress::Drop(reason) => Err(reason),
+            };
+            assert_eq!(run(outer(asked.care_of)), Ok(()));
+            assert_eq!(run(outer(address("2001:db8:4000::4"))), Err(Reason::ForeignTunnelDestination));
+            let foreign = Outer { source: correspondent(), ..outer(asked.care_of) };
+            assert_eq!(run(foreign), Err(Reason::ForeignTunnelSource));
+        }
+    }
 
     const GUEST: u8 = 0x10;
 
