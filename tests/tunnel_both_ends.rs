@@ -50,6 +50,7 @@ impl Host {
             mac,
             port: 0,
             carrier: Some(Carrier { care_of: address(CARE_OF[n]), home_agent: address(HOME_AGENT) }),
+            arriving: None,
             mtu: 1460,
             link_mtu: 1500,
             router: config::ROUTER_LINK_LOCAL,

@@ -10,6 +10,7 @@ mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,6 +85,8 @@ struct Runner {
     leaving_home: BTreeSet<GuestId>,
     bindings: Bindings,
     carriers: BTreeMap<GuestId, Carrier>,
+    /// What the home agent has been asked for and has not confirmed.
+    arriving: BTreeMap<GuestId, Carrier>,
     /// Whether the packet path has to be told of something: once for all that comes together.
     stale: bool,
     /// Path MTUs in octets that packets of guests have found out.
@@ -196,6 +199,7 @@ impl Runner {
             ear: None,
             leaving_home: BTreeSet::new(),
             carriers: BTreeMap::new(),
+            arriving: BTreeMap::new(),
             stale: true,
             path_mtus: BTreeMap::new(),
             unfit: None,
@@ -367,6 +371,7 @@ impl Runner {
                     Some(care_of) => self.bindings.0.insert(guest, care_of),
                     None => self.bindings.0.remove(&guest),
                 };
+                self.arriving.remove(&guest);
                 self.listen_at_home(guest, care_of);
                 self.asked.push((guest, generation));
             }
@@ -389,6 +394,7 @@ impl Runner {
                     );
                 }
                 self.unreserved.insert(guest);
+                self.take_by(guest, destination);
                 let after = self.since_arrival(guest);
                 let text = format!("binding update {sequence} to {destination}");
                 self.herald.tell(self.roster.get(guest), "binding-update", &text, after);
@@ -398,10 +404,23 @@ impl Runner {
         }
     }
 
+    /// From now on the home agent may send by the tunnel that it has been asked for.
+    fn take_by(&mut self, guest: GuestId, home_agent: Ipv6Addr) {
+        let speaks = self.attachments.get(&guest).is_some_and(|attachment| attachment.state().speaks());
+        let care_of = self.engine.state(guest).and_then(|view| view.care_of);
+        let Some(care_of) = care_of.filter(|_| speaks && !self.returning.contains(&guest)) else { return };
+        let carrier = Carrier { care_of, home_agent };
+        if self.carriers.get(&guest) != Some(&carrier) {
+            self.arriving.insert(guest, carrier);
+            self.stale = true;
+        }
+    }
+
     fn set_carrier(&mut self, guest: GuestId, binding: Option<Binding>) {
         match binding {
             Some(Binding { care_of, home_agent, .. }) => {
                 self.carriers.insert(guest, Carrier { care_of, home_agent });
+                self.arriving.retain(|other, carrier| *other != guest || carrier.care_of != care_of);
             }
             None => {
                 self.carriers.remove(&guest);

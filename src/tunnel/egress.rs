@@ -96,13 +96,7 @@ fn decide(
 ) -> Result<(Port, usize, Option<Offload>), Reason> {
     let inner = Inner::read(packet)?;
     let entry = table.by_home_address(inner.header.destination).ok_or(Reason::UnknownHomeAddress)?;
-    let carrier = entry.carrier.ok_or(Reason::NotBound)?;
-    if outer.source != carrier.home_agent {
-        return Err(Reason::ForeignTunnelSource);
-    }
-    if outer.destination != carrier.care_of {
-        return Err(Reason::ForeignTunnelDestination);
-    }
+    entry.takes(outer.source, outer.destination)?;
     inspect::check_to_guest(&inner, packet, entry.home_agent)?;
     inspect::check_clear(entry.protected, &inner, packet, Toward::Guest, entry.home_agent)?;
     let offload = finish(&inner, outer.traffic_class, packet, offload, (entry.mtu, entry.link_mtu))?;
@@ -127,7 +121,7 @@ fn decide_from_kernel(
     let inner = Inner::read(packet)?;
     let by_kernel = |entry: &&Entry| entry.protected.has(Class::TunnelPayload);
     let entry = table.by_home_address(inner.header.destination).filter(by_kernel).ok_or(Reason::UnknownHomeAddress)?;
-    entry.carrier.ok_or(Reason::NotBound)?;
+    entry.carrier.or(entry.arriving).ok_or(Reason::NotBound)?;
     inspect::check_to_guest(&inner, packet, entry.home_agent)?;
     let offload = finish(&inner, 0, packet, offload, (entry.mtu, entry.link_mtu))?;
     Ok((Port { guest: entry.guest, port: entry.port, mac: entry.mac }, inner.length, offload))
@@ -172,8 +166,28 @@ mod tests {
     use super::*;
     use crate::tunnel::inspect::tests::{echo, icmp, packet};
     use crate::tunnel::protected::Protected;
+    use crate::tunnel::table::Carrier;
     use crate::tunnel::table::tests::{address, entry};
     use proptest::prelude::*;
+
+    #[test]
+    fn a_tunnel_that_was_asked_for_delivers() {
+        let home_agent = address("2001:db8:2000::1");
+        let asked = Carrier { care_of: address("2001:db8:4000::3"), home_agent };
+        let home = entry(GUEST).home_address;
+        for carrier in [None, entry(GUEST).carrier] {
+            let table = Table::new([Entry { carrier, arriving: Some(asked), ..entry(GUEST) }]);
+            let outer = |destination| Outer { source: home_agent, destination, traffic_class: 0 };
+            let run = |outer| match process(&table, outer, &mut echo(correspondent(), home, 100)) {
+                Egress::Deliver(_) => Ok(()),
+                Egress::Drop(reason) => Err(reason),
+            };
+            assert_eq!(run(outer(asked.care_of)), Ok(()));
+            assert_eq!(run(outer(address("2001:db8:4000::4"))), Err(Reason::ForeignTunnelDestination));
+            let foreign = Outer { source: correspondent(), ..outer(asked.care_of) };
+            assert_eq!(run(foreign), Err(Reason::ForeignTunnelSource));
+        }
+    }
 
     const GUEST: u8 = 0x10;
 

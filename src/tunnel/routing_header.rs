@@ -1,5 +1,7 @@
 //! The home agent's own packets to the guest, which come beside the tunnel.
 
+use std::net::Ipv6Addr;
+
 use super::egress::{self, Egress, Port};
 use super::inspect::{self, Inner};
 use super::offload::Offload;
@@ -51,17 +53,12 @@ pub fn strip_type2_routing_header<'a>(table: &Table, packet: &'a mut [u8]) -> Eg
 fn strip(table: &Table, packet: &mut [u8]) -> Result<(Port, usize, Option<Offload>), Reason> {
     let with = Inner::read(packet)?;
     let entry = table.by_home_address(with.header.destination).ok_or(Reason::UnknownHomeAddress)?;
-    let carrier = entry.carrier.ok_or(Reason::NotBound)?;
-    if with.header.source != carrier.home_agent {
-        return Err(Reason::ForeignTunnelSource);
-    }
-    let routing = with.chain.type_2_routing_header.ok_or(Reason::NoType2RoutingHeader)?;
-    if routing.segments_left != 0 {
-        return Err(Reason::NoType2RoutingHeader);
-    }
-    if routing.address != carrier.care_of {
-        return Err(Reason::ForeignTunnelDestination);
-    }
+    let routing = with.chain.type_2_routing_header.filter(|routing| routing.segments_left == 0);
+    let care_of = routing.map_or(Ipv6Addr::UNSPECIFIED, |routing| routing.address);
+    entry.takes(with.header.source, care_of).map_err(|reason| match (reason, routing) {
+        (Reason::ForeignTunnelDestination, None) => Reason::NoType2RoutingHeader,
+        (reason, _) => reason,
+    })?;
     cut(&with, packet).ok_or(Reason::BadHeader)?;
     let packet = packet.get_mut(MOBILE_HEADER_LENGTH..).ok_or(Reason::BadHeader)?;
     let inner = Inner::read(packet)?;

@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::protected::Protected;
+use super::reason::Reason;
 use crate::vocabulary::{GuestId, MacAddress};
 use crate::wire::{ipv6, tunnel};
 
@@ -44,6 +45,8 @@ pub struct Entry {
     pub port: usize,
     /// The tunnel, while the binding holds.
     pub carrier: Option<Carrier>,
+    /// The tunnel that the home agent has been asked for and has not confirmed: it may use it already, so what comes out of it is taken. Nothing goes in.
+    pub arriving: Option<Carrier>,
     /// The largest inner packet in octets ([`inner_mtu`]); taken as 1280 when lower.
     pub mtu: usize,
     /// MTU of the guest's link in octets, 1500 on most; taken as 1280 when lower. Decides what is too big out of the
@@ -53,6 +56,20 @@ pub struct Entry {
     pub router: Ipv6Addr,
     /// What of its packets goes under ESP only.
     pub protected: Protected,
+}
+
+impl Entry {
+    /// Whether what comes from one address to the other, the outer ones, comes out of the guest's tunnel.
+    pub(super) fn takes(&self, source: Ipv6Addr, destination: Ipv6Addr) -> Result<(), Reason> {
+        let tunnels = || [self.carrier, self.arriving].into_iter().flatten();
+        if tunnels().any(|tunnel| tunnel == Carrier { care_of: destination, home_agent: source }) {
+            Ok(())
+        } else if tunnels().any(|tunnel| tunnel.home_agent == source) {
+            Err(Reason::ForeignTunnelDestination)
+        } else {
+            Err(if tunnels().next().is_some() { Reason::ForeignTunnelSource } else { Reason::NotBound })
+        }
+    }
 }
 
 /// Guests by home address and by MAC address; both lookups are binary searches.
@@ -118,6 +135,7 @@ pub(super) mod tests {
             mac: MacAddress([0x52, 0x54, 0, 0, 0, n]),
             port: 0,
             carrier: Some(Carrier { care_of: address("2001:db8:3000::3"), home_agent: address("2001:db8:2000::1") }),
+            arriving: None,
             mtu: 1460,
             link_mtu: 1500,
             router: address("fe80::1"),

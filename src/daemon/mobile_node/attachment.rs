@@ -97,6 +97,7 @@ impl Runner {
     /// The guest is carried no more: its next frame is a sign of it.
     fn hide(&mut self, guest: GuestId) {
         self.arrivals.remove(&guest);
+        self.arriving.remove(&guest);
         self.networks.iter_mut().for_each(|network| network.detached(guest));
     }
 

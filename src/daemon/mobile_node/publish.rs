@@ -81,6 +81,7 @@ impl Runner {
             mac: attachment.mac,
             port,
             carrier: self.carriers.get(&id).copied(),
+            arriving: self.arriving.get(&id).copied(),
             mtu,
             link_mtu,
             router: attachment.router.link_local,

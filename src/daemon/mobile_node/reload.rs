@@ -162,6 +162,7 @@ impl Runner {
         self.displace(id);
         self.attachments.remove(&id);
         self.carriers.remove(&id);
+        self.arriving.remove(&id);
         self.path_mtus.remove(&id);
         self.arrivals.remove(&id);
         self.unreserved.remove(&id);

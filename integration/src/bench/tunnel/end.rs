@@ -157,6 +157,7 @@ pub(crate) fn guests(specification: Specification) -> Outcome<Table> {
         mac,
         port: 0,
         carrier: Some(Carrier { care_of, home_agent }),
+        arriving: None,
         mtu,
         link_mtu: mtu,
         router: ROUTER_LINK_LOCAL,
