@@ -133,6 +133,8 @@ fn read(capture: &Path, opinion: &mut Opinion) -> Outcome {
             opinion.mobility_headers += 1;
         }
         match icv_good {
+            // Mobile prefix discovery goes under ESP as well.
+            "1" if protocols.ends_with(":esp:icmpv6") => {}
             "1" if kind.is_empty() => opinion.complaints.push(complain("no mobility header in the decrypted ESP")),
             "1" => {
                 opinion.decrypted += 1;

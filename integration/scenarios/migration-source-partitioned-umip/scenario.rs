@@ -10,7 +10,8 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     name: "migration-source-partitioned-umip",
     readme: include_str!("README.md"),
     peer: Peer::Umip,
-    well_formed: true,
+    // Not for tshark: the host that is back after the takeover has lower sequence numbers of the SA that both have.
+    well_formed: false,
     run,
 };
 
