@@ -9,7 +9,6 @@ use crate::home_network;
 use crate::ipsec::{AssociationKey, AssociationLifetime, ReplayState};
 use crate::policy::{GuestPolicy, Policy, Role};
 use crate::tunnel::Reason;
-use crate::tunnel::accelerated::Left;
 
 /// Counters by name.
 pub type Named = BTreeMap<String, u64>;
@@ -40,17 +39,7 @@ pub fn tunnel_counters(core: &Core) -> Named {
 fn in_kernel(core: &Core) -> Named {
     let mut named = Named::new();
     for (_, carried) in core.keeper.acceleration().carried() {
-        let totals = [
-            ("packets in", carried.into_packets),
-            ("octets in", carried.into_octets),
-            ("packets out", carried.out_packets),
-            ("octets out", carried.out_octets),
-            ("lost", carried.lost),
-        ];
-        add(&mut named, totals.map(|(name, count)| (format!("tunnel, in the kernel: {name}"), count)).into());
-        let left =
-            Left::ALL.iter().map(|why| (format!("tunnel, left to userland: {}", why.name()), carried.left(*why)));
-        add(&mut named, left.collect());
+        add(&mut named, carried.all().map(|(name, count)| (format!("tunnel, in the kernel: {name}"), count)).collect());
     }
     named
 }

@@ -111,14 +111,13 @@ fn deliver(state: &mut KernelState, guest: &Guest, site: &Site, upper_layer: u8)
 /// Where packets from and to a guest away from home go.
 fn rules(state: &mut KernelState, guest: &Guest, site: &Site) {
     let host = Prefix::host(guest.home_address);
-    let has = |class| guest.protection.classes.contains_key(&class);
-    let payload = has(Class::TunnelPayload);
+    let payload = guest.protection.has(Class::TunnelPayload);
     if payload {
         // What ESP let out of its tunnel, or the host says to the guest. In the clear, the policies refuse it.
         add_route(state, ESP_TUNNEL_TABLE, host, RouteKind::Unicast, ESP_TUNNEL_LINK, METRIC, None);
         state.rules.insert(rule(NATIVE_RULE, Prefix::ANY, host, ESP_TUNNEL_TABLE));
     }
-    if has(Class::ReturnRoutability) || has(Class::TunnelMobilityHeaders) {
+    if [Class::ReturnRoutability, Class::TunnelMobilityHeaders].into_iter().any(|class| guest.protection.has(class)) {
         // Out of the tunnel they come from the same link.
         deliver(state, guest, site, protocol::MOBILITY);
     }
@@ -139,7 +138,7 @@ fn home_agent(state: &mut KernelState, configuration: &Configuration, bindings: 
     let key = AssociationKey { source: any, destination: any, protocol: protocol::DESTINATION_OPTIONS, spi: 0 };
     let transform = Transform::RouteOptimization { care_of_address: any, wildcard: true };
     state.associations.insert(key, SecurityAssociation { key, transform });
-    let payload = |guest: &Guest| guest.protection.classes.contains_key(&Class::TunnelPayload);
+    let payload = |guest: &Guest| guest.protection.has(Class::TunnelPayload);
     if configuration.guests.iter().any(payload) {
         // From the start: what guests share must not depend on which of them are away.
         add_link(state, HOME_ADDRESS_LINK, LinkKind::Dummy, false);

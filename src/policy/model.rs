@@ -209,6 +209,11 @@ impl Protection {
         self.classes.is_empty()
     }
 
+    /// Whether the class is among the protected ones.
+    pub fn has(&self, class: Class) -> bool {
+        self.classes.contains_key(&class)
+    }
+
     /// The SAs; none when there is no protection.
     pub fn associations(&self) -> &[SecurityAssociation] {
         &self.associations

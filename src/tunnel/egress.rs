@@ -123,7 +123,8 @@ fn decide_from_kernel(
     let entry = table.by_home_address(inner.header.destination).filter(by_kernel).ok_or(Reason::UnknownHomeAddress)?;
     entry.carrier.or(entry.arriving).ok_or(Reason::NotBound)?;
     inspect::check_to_guest(&inner, packet, entry.home_agent)?;
-    let offload = finish(&inner, 0, packet, offload, (entry.mtu, entry.link_mtu))?;
+    // The TUN says what is left to do: nothing has to be guessed from what a plain tunnel would take.
+    let offload = finish(&inner, 0, packet, offload, (entry.link_mtu, entry.link_mtu))?;
     Ok((Port { guest: entry.guest, port: entry.port, mac: entry.mac }, inner.length, offload))
 }
 

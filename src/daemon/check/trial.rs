@@ -7,16 +7,15 @@ use std::path::Path;
 use nix::sched::{CloneFlags, unshare};
 
 use super::Finding;
-use crate::daemon::netlink::query::Query;
+use crate::daemon::esp_tunnel;
 use crate::daemon::reconcile::{Error, Reconciler};
-use crate::daemon::tap::Device;
 use crate::ipsec::{
     AssociationKey, AssociationLifetime, Class, Encryption, Esp, EspMode, Integrity, SecretKey, SecurityAssociation,
     Transform,
 };
 use crate::kernel_state::{
-    Bindings, Configuration, ESP_TUNNEL_LINK, Guest, HOME_ADDRESS_LINK, KernelState, Link, LinkKind, SINK_LINK, Site,
-    Step, compile, diff,
+    Bindings, Configuration, Guest, HOME_ADDRESS_LINK, KernelState, Link, LinkKind, SINK_LINK, Site, Step, compile,
+    diff,
 };
 use crate::policy::{Policy, Protection, Reqids, Role};
 use crate::vocabulary::GuestId;
@@ -54,7 +53,9 @@ async fn attempt(configuration: Configuration) -> Vec<Finding> {
     if let Err(error) = reconciler.route().set_up("lo").await {
         return vec![Finding::missing("loopback link", error.to_string())];
     }
-    let _tun = match esp_tunnels(&configuration).transpose() {
+    let protections = configuration.guests.iter().map(|guest| &guest.protection);
+    let wanted_tun = esp_tunnel::is_wanted_by(configuration.role, protections).then(esp_tunnel::make);
+    let _tun = match wanted_tun.transpose() {
         Ok(tun) => tun,
         Err(error) => return vec![Finding::missing("TUN of ESP tunnels", error.to_string())],
     };
@@ -174,17 +175,6 @@ fn on_home_link(step: &Step) -> bool {
         Step::RemoveRoute(key) => key.device == HOME_ADDRESS_LINK,
         _ => false,
     }
-}
-
-/// The TUN that routes to guests with data in ESP tunnels lead to.
-fn esp_tunnels(configuration: &Configuration) -> Option<std::io::Result<Device>> {
-    let payload = |guest: &Guest| guest.protection.classes.contains_key(&Class::TunnelPayload);
-    let wanted = configuration.role == Role::MobileNode && configuration.guests.iter().any(payload);
-    wanted.then(|| {
-        let device = Device::tun(ESP_TUNNEL_LINK)?;
-        Query::open()?.bring_up(ESP_TUNNEL_LINK, 1500)?;
-        Ok(device)
-    })
 }
 
 /// The state of a host with every guest away at a place, or of a home agent. Its tunnel link is the daemon's to make, so no guest of a home

@@ -59,7 +59,7 @@ impl Runner {
                 let Some(guest) = self.roster.get(*id) else { continue };
                 let mtu = self.path_mtus.get(id).map_or(usize::MAX, |mtu| tunnel::inner_mtu(*mtu as usize));
                 let mtu = mtu.min(tunnel::inner_mtu(path_mtu));
-                let in_esp = guest.protection.classes.contains_key(&Class::TunnelPayload);
+                let in_esp = guest.protection.has(Class::TunnelPayload);
                 let mtu = if in_esp { tunnel::mtu_in_esp(mtu) } else { mtu };
                 smallest = smallest.min(mtu);
                 entries.extend(self.entry(*id, guest, port, mtu, link_mtu));
