@@ -280,6 +280,9 @@ fn describe_guest(text: &mut String, guest: &Guest) {
             "  SA {direction:<3}           spi {spi:#x} reqid {reqid}, {algorithms}, {sequence}{lifetime}{soon}"
         );
     }
+    for (name, count) in &guest.counters {
+        let _ = writeln!(text, "  {count:>12}  {name}");
+    }
 }
 
 /// Seconds as people say them.
@@ -328,6 +331,7 @@ mod tests {
                 lifetime: None,
                 ends_soon: None,
             }],
+            counters: [("tunnel: packets in".to_owned(), 41), ("tunnel: not carried: not bound".to_owned(), 1)].into(),
             ..Guest::new("vm1", home_address, "bound")
         };
         let trouble = Event {
@@ -357,6 +361,8 @@ mod tests {
           binding update   sequence number 9
           next             retransmit the refresh in 3.2 s
           SA out           spi 0x3e8 reqid 1, aes-cbc, hmac-sha256-128, NOT IN THE KERNEL
+                     1  tunnel: not carried: not bound
+                    41  tunnel: packets in
 
         last troubles
           01:01:01.005 ! -                          repaired         changed by others

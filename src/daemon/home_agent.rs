@@ -105,7 +105,7 @@ async fn start_and_serve(
     let socket = MobilitySocket::open().map_err(|source| Error::socket("a raw socket for mobility headers", source))?;
     let (accelerate, guests) = (source.settings.accelerate, roster.guests().count());
     let mut core =
-        Core::start(accelerate, guests).map_err(|source| Error::socket("the sockets of the tunnel engine", source))?;
+        Core::start(accelerate).map_err(|source| Error::socket("the sockets of the tunnel engine", source))?;
     accelerator::at_home_agent(&mut core, accelerate, tun.name(), guests);
     let lost = Arc::new(Notify::new());
     let table = Shared::new(HomeAgentTable::new(roster.policy().home_agent.address, link.mtu as usize, []));

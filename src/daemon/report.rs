@@ -1,6 +1,7 @@
 //! Counters written to the log, at the end and on SIGUSR1, and shown to who asks for the status; SAs as they are shown.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use crate::daemon::control_socket::protocol::Association;
@@ -8,7 +9,9 @@ use crate::daemon::engine::core::Core;
 use crate::home_network;
 use crate::ipsec::{AssociationKey, AssociationLifetime, ReplayState};
 use crate::policy::{GuestPolicy, Policy, Role};
-use crate::tunnel::Reason;
+use crate::tunnel::accelerated::Carried;
+use crate::tunnel::{Counters, Reason};
+use crate::vocabulary::GuestId;
 
 /// Counters by name.
 pub type Named = BTreeMap<String, u64>;
@@ -22,7 +25,25 @@ pub fn add(to: &mut Named, more: Named) {
 
 /// The tunnel's counters that are not zero: those of the threads, and what an accelerator has done in front of them.
 pub fn tunnel_counters(core: &Core) -> Named {
-    let (counters, mut named) = (&core.tally.all, in_kernel(core));
+    let mut named = of_threads(&core.tally.all);
+    add(&mut named, in_kernel(core.keeper.acceleration().carried().iter().map(|(_, carried)| carried)));
+    named
+}
+
+/// The same for each of these guests.
+pub fn guest_counters(core: &Core, guests: impl Iterator<Item = (GuestId, Ipv6Addr)>) -> BTreeMap<GuestId, Named> {
+    let carried = core.keeper.acceleration().carried();
+    let of_guest = |(id, home_address)| {
+        let mut named = core.tally.guest(id).map(of_threads).unwrap_or_default();
+        let own = carried.iter().filter(|(whose, _)| *whose == Some(home_address));
+        add(&mut named, in_kernel(own.map(|(_, carried)| carried)));
+        (id, named)
+    };
+    guests.map(of_guest).collect()
+}
+
+fn of_threads(counters: &Counters) -> Named {
+    let mut named = Named::new();
     let carried = [
         ("tunnel: packets in", counters.into_packets()),
         ("tunnel: octets in", counters.into_octets()),
@@ -35,10 +56,10 @@ pub fn tunnel_counters(core: &Core) -> Named {
     named
 }
 
-/// What an accelerator has counted, of all guests together.
-fn in_kernel(core: &Core) -> Named {
+/// What an accelerator has counted.
+fn in_kernel<'a>(carried: impl Iterator<Item = &'a Carried>) -> Named {
     let mut named = Named::new();
-    for (_, carried) in core.keeper.acceleration().carried() {
+    for carried in carried {
         add(&mut named, carried.all().map(|(name, count)| (format!("tunnel, in the kernel: {name}"), count)).collect());
     }
     named
@@ -89,7 +110,7 @@ fn lifetime(lifetime: &AssociationLifetime) -> Option<String> {
 /// Writes the tunnel's counters that are not zero to the log.
 pub fn tunnel(core: &Core) {
     let counters = &core.tally.all;
-    for (name, count) in in_kernel(core) {
+    for (name, count) in in_kernel(core.keeper.acceleration().carried().iter().map(|(_, carried)| carried)) {
         tracing::info!(count, "counters: {name}");
     }
     tracing::info!(

@@ -62,7 +62,9 @@ fn run(lab: &Lab) -> Outcome {
         probes.len(),
         lost.len()
     ));
-    ensure(disturbed == 0, || format!("{disturbed} echo requests lost for guests that did not move"))?;
+    ensure(disturbed == 0, || {
+        format!("{disturbed} echo requests for guests that did not move were not answered within a second")
+    })?;
 
     all_at_once(lab, &stage, &crowd, Site::One)?;
     all_answer(lab, &addresses)?;

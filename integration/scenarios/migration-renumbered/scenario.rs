@@ -13,6 +13,9 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     run,
 };
 
+/// How long a packet that was judged already may take to leave.
+const UNDER_WAY: Duration = Duration::from_millis(100);
+
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
     let renumbered: std::net::Ipv6Addr = "2001:db8:3000::33".parse()?;
@@ -26,6 +29,8 @@ fn run(lab: &Lab) -> Outcome {
     net.host.ip(&format!("addr add {renumbered}/64 dev eth0 nodad\naddr del {CARE_OF}/64 dev eth0"))?;
     let spis = (VM1.spi_to_home_agent(Site::One), VM1.spi_to_guest());
     protected_registration(&mut link, renumbered, GUEST, spis, SOON)?;
+    // What a thread had read from the table just before it was swapped may still leave.
+    std::thread::sleep(UNDER_WAY);
     let afterwards = stage.watch(Site::One)?;
     lab.ping_until_answered(&net.cn, GUEST, SOON)?;
     let mut link = stage.watch(Site::One)?;

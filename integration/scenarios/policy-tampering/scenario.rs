@@ -144,7 +144,7 @@ impl<'lab> Tables<'lab> {
                 Some(gone) => ensure(now - gone < LIMIT, || {
                     format!("{} has not put right within {LIMIT:?}: {object}", self.node.name())
                 })?,
-                None => ensure(now - started < SOON, || format!("{commands}: nothing happens"))?,
+                None => ensure(now - started < SOON, || format!("{commands}: nothing happens within {SOON:?}"))?,
             }
             std::thread::sleep(Duration::from_micros(500));
         }

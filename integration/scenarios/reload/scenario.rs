@@ -2,6 +2,7 @@
 
 use nix::sys::signal::Signal;
 
+use crate::failure::While;
 use crate::prelude::*;
 
 pub(crate) const SCENARIO: Scenario =
@@ -28,6 +29,15 @@ fn run(lab: &Lab) -> Outcome {
     protected_registration(&mut foreign, CARE_OF, GUEST2, SPIS2, FIRST_REGISTRATION)?;
     lab.wait_for_router(&net.guest2)?;
     lab.ping_until_answered(&net.cn, GUEST2, SOON)?;
+    for node in [&net.host, &net.ha] {
+        let json = lab.command(node, &["status", "--json"])?;
+        let status: serde_json::Value = serde_json::from_str(&json).during(|| "status --json".into())?;
+        let carried =
+            |direction: &str| status["guests"][1]["counters"][format!("tunnel: packets {direction}")].as_u64();
+        ensure(carried("in") > Some(0) && carried("out") > Some(0), || {
+            format!("nothing is counted of the new guest at {}: {json}", node.name())
+        })?;
+    }
 
     lab.step("a file with a mistake is refused");
     mobile_node.expect_errors("the policy stays as it was");

@@ -119,6 +119,8 @@ pub struct Guest {
     pub next: Option<Next>,
     /// The ESP SAs.
     pub associations: Vec<Association>,
+    /// Counters of its packets that are not zero, by name.
+    pub counters: BTreeMap<String, u64>,
 }
 
 impl Guest {
@@ -136,6 +138,7 @@ impl Guest {
             refused: None,
             next: None,
             associations: Vec::new(),
+            counters: BTreeMap::new(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::Ipv6Addr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::accelerator::Accelerator;
 use super::keeper::Keeper;
@@ -13,24 +13,27 @@ use crate::daemon::tunnel_socket::TunnelSocket;
 use crate::tunnel::{Counters, Egress, Ingress, Reason};
 use crate::vocabulary::GuestId;
 
-/// Counters of all packets, and of those of each guest.
+/// Guests in the first chunk; each further chunk has twice as many.
+const FIRST_CHUNK: usize = 8;
+/// Enough chunks for more guests than memory has room for.
+const CHUNKS: usize = 24;
+
+/// Counters of all packets, and of those of each guest. A guest that comes later gets its own when it is counted first: what
+/// has been counted stays where it is, so that nobody waits for anybody.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Of all packets.
     pub all: Arc<Counters>,
     /// By the number of the guest.
-    guests: Vec<Counters>,
+    guests: [OnceLock<Box<[Counters]>>; CHUNKS],
 }
 
 impl Tally {
-    /// For this many guests.
-    pub fn new(guests: usize) -> Arc<Self> {
-        Arc::new(Self { all: Arc::default(), guests: (0..guests).map(|_| Counters::new()).collect() })
-    }
-
     /// The counters of one guest.
     pub fn guest(&self, guest: GuestId) -> Option<&Counters> {
-        self.guests.get(guest.0)
+        let (chunk, place) = place(guest)?;
+        let make = || (0..FIRST_CHUNK << chunk).map(|_| Counters::new()).collect();
+        self.guests.get(chunk)?.get_or_init(make).get(place)
     }
 
     fn each(&self, guest: Option<GuestId>) -> impl Iterator<Item = &Counters> {
@@ -55,6 +58,13 @@ impl Tally {
     }
 }
 
+/// The chunk of a guest's counters, and the place in it.
+fn place(guest: GuestId) -> Option<(usize, usize)> {
+    let number = guest.0.checked_add(FIRST_CHUNK)?;
+    let chunk = number.ilog2() - FIRST_CHUNK.ilog2();
+    Some((chunk as usize, number - (FIRST_CHUNK << chunk)))
+}
+
 /// A started engine without the device of its end.
 #[derive(Debug, Clone)]
 pub struct Core {
@@ -77,9 +87,9 @@ impl Core {
     ///
     /// # Errors
     /// The error of the system calls; needs `CAP_NET_ADMIN` and `CAP_NET_RAW`.
-    pub fn start(accelerate: Accelerate, guests: usize) -> io::Result<Self> {
+    pub fn start(accelerate: Accelerate) -> io::Result<Self> {
         let tunnel = Arc::new(TunnelSocket::open()?);
-        let tally = Tally::new(guests);
+        let tally: Arc<Tally> = Arc::default();
         let super_packets = match accelerate.highest() {
             Tier::Portable => None,
             Tier::SuperPacket | Tier::Ebpf => match SuperPackets::open() {
@@ -125,4 +135,25 @@ impl Core {
 /// The address at `offset` of a packet: 8 its source, 24 its destination.
 pub fn address_at(packet: &[u8], offset: usize) -> Option<Ipv6Addr> {
     packet.get(offset..)?.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_guest_has_its_own_counters_whenever_it_comes() {
+        let tally = Tally::default();
+        let guests = [0, 7, 8, 9, 23, 24, 1000];
+        for (count, guest) in guests.into_iter().enumerate() {
+            tally.reason(Some(GuestId(guest)), Reason::NotBound, count + 1);
+        }
+        for (count, guest) in guests.into_iter().enumerate() {
+            let counted = tally.guest(GuestId(guest)).map(|counters| counters.get(Reason::NotBound));
+            assert_eq!(counted, Some(count as u64 + 1), "guest {guest}");
+        }
+        assert_eq!(tally.guest(GuestId(10)).map(|counters| counters.get(Reason::NotBound)), Some(0));
+        assert_eq!(tally.all.get(Reason::NotBound), 28);
+        assert!(tally.guest(GuestId(usize::MAX)).is_none());
+    }
 }

@@ -96,8 +96,7 @@ impl Engine {
             table: end.table.clone(),
         };
         let (reports, _) = mpsc::channel(1);
-        let highest = entries.iter().map(|entry| entry.guest.0 + 1).max().unwrap_or(0);
-        let core = Core::start(end.accelerate, highest)?;
+        let core = Core::start(end.accelerate)?;
         let path = PacketPath {
             core: core.clone(),
             view: Shared::new(View { table: Table::default(), ..view.clone() }),
@@ -116,8 +115,7 @@ impl Engine {
     /// The error of the system calls; needs `CAP_NET_ADMIN` and `CAP_NET_RAW`.
     pub fn home_agent(end: HomeAgentEnd) -> io::Result<Self> {
         let device = Arc::new(Device::tun(&end.tun)?);
-        let highest = end.table.entries().iter().map(|entry| entry.guest.0 + 1).max().unwrap_or(0);
-        let core = Core::start(end.accelerate, highest)?;
+        let core = Core::start(end.accelerate)?;
         let path = Path {
             core: core.clone(),
             tun: Arc::clone(&device),

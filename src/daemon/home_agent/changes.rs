@@ -80,6 +80,8 @@ impl Runner<'_> {
         });
         let policy = self.roster.policy();
         let seconds = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
+        let all = self.roster.guests().map(|(id, guest)| (id, guest.home_address));
+        let mut carried = report::guest_counters(&self.path.core, all);
         let mut guests = Vec::new();
         for (id, guest) in self.roster.guests() {
             let view = self.engine.state(id);
@@ -92,6 +94,7 @@ impl Runner<'_> {
                     .and_then(|view| view.next)
                     .map(|(at, what)| Next { within: seconds(at), what: what.to_owned() }),
                 associations: report::associations(guest, policy, &positions, self.kernel.ending()),
+                counters: carried.remove(&id).unwrap_or_default(),
                 ..Guest::new(&guest.name, guest.home_address, view.map_or("none", |view| view.state))
             });
         }

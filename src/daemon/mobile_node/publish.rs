@@ -101,7 +101,7 @@ pub(super) fn packet_path(
 ) -> Result<PacketPath, Error> {
     let guests = roster.guests().count();
     let mut core =
-        Core::start(accelerate, guests).map_err(|source| Error::socket("the sockets of the tunnel engine", source))?;
+        Core::start(accelerate).map_err(|source| Error::socket("the sockets of the tunnel engine", source))?;
     let router_macs = router_macs(roster, ports);
     let guest_ports: Vec<GuestPort<'_>> = ports
         .iter()

@@ -36,10 +36,13 @@ impl Runner {
             BTreeMap::new()
         });
         let policy = self.roster.policy();
+        let all = self.roster.guests().map(|(id, guest)| (id, guest.home_address));
+        let mut carried = report::guest_counters(&self.path.core, all);
         let mut guests = Vec::new();
         for (id, guest) in self.roster.guests() {
             let associations = report::associations(guest, policy, &positions, self.kernel.ending());
-            guests.push(Guest { associations, ..self.guest(id, guest, now) });
+            let counters = carried.remove(&id).unwrap_or_default();
+            guests.push(Guest { associations, counters, ..self.guest(id, guest, now) });
         }
         let mut counters = report::tunnel_counters(&self.path.core);
         for frames in &self.path.frames {
