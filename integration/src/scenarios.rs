@@ -40,6 +40,8 @@ mod migration_fifty;
 mod migration_guest_reboots;
 #[path = "../scenarios/migration-home-again/scenario.rs"]
 mod migration_home_again;
+#[path = "../scenarios/migration-home-again-umip/scenario.rs"]
+mod migration_home_again_umip;
 #[path = "../scenarios/migration-home-agent-restarts/scenario.rs"]
 mod migration_home_agent_restarts;
 #[path = "../scenarios/migration-journey/scenario.rs"]
@@ -182,6 +184,7 @@ pub(crate) const ALL: &[&Scenario] = &[
     &random_packets::SCENARIO,
     &migration_journey::SCENARIO,
     &migration_home_again::SCENARIO,
+    &migration_home_again_umip::SCENARIO,
     &migration_cancelled::SCENARIO,
     &migration_target_crashes::SCENARIO,
     &migration_source_partitioned::SCENARIO,

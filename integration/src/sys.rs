@@ -49,6 +49,17 @@ pub(crate) fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(fd) }
 }
 
+/// Lets every frame that is written to a packet socket begin with a `virtio_net_hdr` (`PACKET_VNET_HDR` of `linux/if_packet.h`).
+pub(crate) fn expect_vnet_header(socket: &OwnedFd) -> io::Result<()> {
+    let yes: libc::c_int = 1;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the call reads one int, which outlives it, and the length is its size.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_VNET_HDR, (&raw const yes).cast(), length)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Makes the kernel complete checksums (and so segment) before a frame leaves `interface`, as real network cards do,
 /// so that captures hold what a wire would carry.
 pub(crate) fn complete_checksums(interface: &str) -> io::Result<()> {

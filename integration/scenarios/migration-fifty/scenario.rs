@@ -18,6 +18,13 @@ const PACE: Duration = Duration::from_millis(40);
 /// What is under way to the old host when the guest moves is lost, too, and its reply on the way back: for as long at least.
 const AROUND: Duration = Duration::from_millis(250);
 
+/// When a guest was moved, and when it was registered at its new host.
+struct Move {
+    begun: Duration,
+    brought: Duration,
+    bound: Duration,
+}
+
 fn run(lab: &Lab) -> Outcome {
     let sites = Sites::build(lab)?;
     let stage = Stage::set(lab, &sites, &Options { guests: GUESTS, ..Options::default() })?;
@@ -35,11 +42,12 @@ fn run(lab: &Lab) -> Outcome {
     for (guest, _) in crowd.guests() {
         let moment = now();
         crowd.bring(guest, Site::Two)?;
+        let brought = now();
         arrival(&mut link, Site::Two, guest, FIRST_REGISTRATION)?;
-        moves.insert(usize::from(guest.0), (moment, now()));
+        moves.insert(usize::from(guest.0), Move { begun: moment, brought, bound: now() });
         std::thread::sleep(PACE);
     }
-    let longest = moves.values().map(|(from, to)| *to - *from).max().unwrap_or_default();
+    let longest = moves.values().map(|one: &Move| one.bound - one.begun).max().unwrap_or_default();
     let probes = pinger.end(Duration::from_secs(1))?;
     let lost: Vec<_> = probes.iter().filter(|probe| probe.round_trip.is_none()).collect();
     // The lab's one processor holds packets up: what was answered shows how long they may have been under way.
@@ -47,10 +55,11 @@ fn run(lab: &Lab) -> Outcome {
     let around = AROUND.max(slowest);
     // A guest's own loss: after its move, or just before, and until it is answered for the first time at its new host.
     let own = |probe: &Probe| {
-        moves.get(&probe.guest).is_some_and(|(moved, _)| {
+        moves.get(&probe.guest).is_some_and(|Move { begun, brought, .. }| {
+            // What was sent before it was at its new host may have been answered at the old one.
             let answered =
-                |other: &Probe| other.guest == probe.guest && other.round_trip.is_some() && other.sent > *moved;
-            probe.sent + around >= *moved && !probes.iter().any(|other| answered(other) && other.sent < probe.sent)
+                |other: &Probe| other.guest == probe.guest && other.round_trip.is_some() && other.sent > *brought;
+            probe.sent + around >= *begun && !probes.iter().any(|other| answered(other) && other.sent < probe.sent)
         })
     };
     let disturbed = lost.iter().filter(|probe| !own(probe)).count();

@@ -31,10 +31,11 @@ fn run(lab: &Lab) -> Outcome {
     let conversation = Conversation::begin(lab, GUEST, 10)?;
 
     lab.step("the guest comes home");
+    let spis = (VM1.spi_to_home_agent(Site::Home), VM1.spi_to_guest());
     let home_host = sites.host(lab, Site::Home);
     let (mut link, cable) = (stage.watch(Site::Home)?, lab.watch(SEGMENT)?);
     sites.move_guest(lab, Site::One, Site::Home)?;
-    returned(&mut link, VM1, FIRST_REGISTRATION)?;
+    returned(&mut link, VM1, spis, FIRST_REGISTRATION)?;
     let silent = stage.watch(Site::Home)?;
     lab.wait_for_status(home_host, "vm1 2001:db8:2000::10: at-home (detached)", SOON)?;
     let routes = net.ha.command("ip", &["-6", "route", "show"])?;
@@ -71,7 +72,7 @@ fn run(lab: &Lab) -> Outcome {
     count_ahead(lab, sites.host(lab, Site::Two), &mut away)?;
     let mut link = stage.watch(Site::Home)?;
     sites.move_guest(lab, Site::Two, Site::Home)?;
-    returned(&mut link, VM1, FIRST_REGISTRATION)?;
+    returned(&mut link, VM1, spis, FIRST_REGISTRATION)?;
     must_be_at(&stage, Site::Home)?;
     conversation.end(lab)?;
     ensure(stage.host(Site::Home)?.log().contains("going on beyond it"), || {

@@ -87,7 +87,10 @@ pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
         let mut there = Machine::expect(lab, sites.host(lab, to), &format!("leg{number}"), GUEST_MAC, GUEST)?;
         let moved = here.migrate(&mut there, mode)?;
         match to {
-            Site::Home => returned(&mut link, VM1, FIRST_REGISTRATION)?,
+            Site::Home => {
+                let spis = (VM1.spi_to_home_agent(Site::Home), VM1.spi_to_guest());
+                returned(&mut link, VM1, spis, FIRST_REGISTRATION)?;
+            }
             _ => arrival(&mut link, to, VM1, FIRST_REGISTRATION)?,
         }
         lab.ping_until_answered(&lab.net.cn, GUEST, SOON)?;

@@ -207,18 +207,18 @@ pub(crate) fn arrival(link: &mut Observer, site: Site, guest: Guest, timeout: Du
 }
 
 /// Waits on the home link until the guest, which has come home, is de-registered from its home address (RFC 6275 §11.5.5) and its neighbours are
-/// told so.
-pub(crate) fn returned(link: &mut Observer, guest: Guest, timeout: Duration) -> Outcome {
+/// told so. The SPIs: to the home agent, to the guest.
+pub(crate) fn returned(link: &mut Observer, guest: Guest, spis: (u32, u32), timeout: Duration) -> Outcome {
     let (home, guest_mac) = (guest.home_address(), guest.mac());
     let bare = |packet: &Packet, ends: (Ipv6Addr, Ipv6Addr), spi: u32| {
         packet.is_from_to(ends.0, ends.1)
             && matches!(packet.layers.as_slice(), [Layer::Ipv6 { .. }, Layer::Esp { spi: theirs, .. }] if *theirs == spi)
     };
-    let spi = guest.spi_to_home_agent(Site::Home);
+    let spi = spis.0;
     link.must_see(&format!("ESP {spi:#x} from {home} without a Home Address option"), timeout, |packet| {
         bare(packet, (home, HOME_AGENT), spi)
     })?;
-    let spi = guest.spi_to_guest();
+    let spi = spis.1;
     link.must_see(&format!("ESP {spi:#x} to {home} without a routing header"), SOON, |packet| {
         bare(packet, (HOME_AGENT, home), spi)
     })?;

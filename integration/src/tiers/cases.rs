@@ -2,6 +2,7 @@
 
 use std::net::Ipv6Addr;
 
+use kagemusha::tunnel::Offload;
 use kagemusha::wire::{checksum, ipv6};
 
 use super::{address, reference, tap};
@@ -9,7 +10,7 @@ use crate::bench::tunnel::path::{CARE_OF, CORRESPONDENT, GUEST, HOME_AGENT};
 use crate::failure::{Outcome, ensure};
 
 /// In every packet, before its number.
-const MARK: &[u8] = b"kagemusha lab tiers ";
+pub(super) const MARK: &[u8] = b"kagemusha lab tiers ";
 
 const GUEST_MAC: tap::Mac = [0x52, 0x54, 0, 0, 0, 0x10];
 const TCP: u8 = 6;
@@ -20,6 +21,8 @@ const ICMPV6: u8 = 58;
 pub(super) struct Case {
     pub(super) name: String,
     pub(super) octets: Vec<u8>,
+    /// What a driver has left to be done.
+    pub(super) offload: Option<Offload>,
 }
 
 /// Which case a frame belongs to.
@@ -31,15 +34,15 @@ pub(super) fn number_in(frame: &[u8]) -> Option<usize> {
 
 /// Cases in the making: each gets the next number.
 #[derive(Default)]
-struct Cases(Vec<Case>);
+pub(super) struct Cases(Vec<Case>);
 
 impl Cases {
-    fn mark(&self) -> Vec<u8> {
+    pub(super) fn mark(&self) -> Vec<u8> {
         [MARK, &(self.0.len() as u16).to_be_bytes()].concat()
     }
 
-    fn add(&mut self, name: impl Into<String>, octets: Vec<u8>) {
-        self.0.push(Case { name: name.into(), octets });
+    pub(super) fn add(&mut self, name: impl Into<String>, octets: Vec<u8>) {
+        self.0.push(Case { name: name.into(), octets, offload: None });
     }
 
     /// Every number has to be found again.
@@ -139,7 +142,7 @@ type Edit = fn(&mut Vec<u8>);
 pub(super) fn frames_of_guest() -> Outcome<Vec<Case>> {
     let (guest, correspondent, home_agent) = (address(GUEST)?, address(CORRESPONDENT)?, address(HOME_AGENT)?);
     let mut cases = Cases::default();
-    let frame = |packet: Vec<u8>| [tap::ethernet(reference::ROUTER, GUEST_MAC), packet].concat();
+    let frame = |packet: Vec<u8>| [tap::link_header(reference::ROUTER, GUEST_MAC), packet].concat();
     carried_by_routers(&mut cases, guest, correspondent, &frame);
     let udp = |cases: &Cases, from, to, length| upper(from, to, UDP, &cases.mark(), length);
     for hop_limit in [0, 1, 2, 255] {

@@ -7,15 +7,17 @@
 mod cases;
 mod reference;
 mod tap;
+mod wholes;
 
 use std::process::ExitCode;
 
 use kagemusha::home_network::config::ROUTER_LINK_LOCAL;
 
-use crate::bench::tunnel::path::{CORRESPONDENT, Path};
+use crate::bench::tunnel::path::{CORRESPONDENT, GUEST, Path};
 use crate::bench::tunnel::variant::{Mode, Variant};
 use crate::failure::{Failure, Outcome, ensure};
-use crate::packages;
+use crate::node::Node;
+use crate::{packages, sys};
 use cases::Case;
 use reference::Reference;
 use tap::{Listener, mac_of, send};
@@ -52,12 +54,14 @@ fn run(only: &[String]) -> Outcome<bool> {
             ("tunnel to guest", tunnel_to_guest(&path)),
             ("home link into tunnel", home_link_into_tunnel(&path)),
             ("tunnel to home link", tunnel_to_home_link(&path)),
+            ("guest's wholes into tunnel", wholes_of_guest(&path)),
+            ("home link's wholes into tunnel", wholes_on_home_link(&path)),
         ] {
             match result {
-                Ok(count) => println!("  {way:<22} passed: {count} packets"),
+                Ok(count) => println!("  {way:<30} passed: {count} packets"),
                 Err(failure) => {
                     good = false;
-                    println!("  {way:<22} FAILED: {failure}");
+                    println!("  {way:<30} FAILED: {failure}");
                 }
             }
         }
@@ -71,11 +75,11 @@ fn run(only: &[String]) -> Outcome<bool> {
 /// Sends every frame, and compares what each listener heard with what it must have heard.
 fn compare(
     cases: &[Case],
-    sent: impl Fn(&[u8]) -> Outcome,
+    sent: impl Fn(&Case) -> Outcome,
     listeners: Vec<(Listener, Vec<Vec<Vec<u8>>>)>,
 ) -> Outcome<usize> {
     for case in cases {
-        sent(&case.octets)?;
+        sent(case)?;
     }
     let mut wrong = vec![];
     for (listener, expected) in listeners {
@@ -104,7 +108,7 @@ fn guest_into_tunnel(path: &Path) -> Outcome<usize> {
     let answers = cases.iter().map(|case| reference.answer_to_guest(&case.octets)).collect();
     let underlay = Listener::start(&path.home_agent, "u0", mac_of(&path.host, "u0")?, "outside")?;
     let link = Listener::start(&path.guest, "eth0", reference::ROUTER, "guest's link")?.only_from(ROUTER_LINK_LOCAL);
-    compare(&cases, |frame| send(&path.guest, "eth0", frame), vec![(underlay, outgoing), (link, answers)])
+    compare(&cases, |case| send(&path.guest, "eth0", &case.octets), vec![(underlay, outgoing), (link, answers)])
 }
 
 fn tunnel_to_guest(path: &Path) -> Outcome<usize> {
@@ -112,8 +116,8 @@ fn tunnel_to_guest(path: &Path) -> Outcome<usize> {
     let cases = cases::tunnel_packets_to_guest()?;
     let expected = cases.iter().map(|case| reference.tunnel_to_guest(&case.octets)).collect();
     let link = Listener::start(&path.guest, "eth0", reference::ROUTER, "guest's link")?;
-    let ethernet = tap::ethernet(mac_of(&path.host, "u0")?, mac_of(&path.home_agent, "u0")?);
-    let sent = |packet: &[u8]| send(&path.home_agent, "u0", &[&ethernet[..], packet].concat());
+    let ethernet = tap::link_header(mac_of(&path.host, "u0")?, mac_of(&path.home_agent, "u0")?);
+    let sent = |case: &Case| send(&path.home_agent, "u0", &[&ethernet[..], &case.octets].concat());
     compare(&cases, sent, vec![(link, expected)])
 }
 
@@ -122,8 +126,8 @@ fn home_link_into_tunnel(path: &Path) -> Outcome<usize> {
     let cases = cases::packets_to_guest()?;
     let expected = cases.iter().map(|case| reference.home_link_into_tunnel(&case.octets)).collect();
     let underlay = Listener::start(&path.host, "u0", mac_of(&path.home_agent, "u0")?, "outside")?;
-    let ethernet = tap::ethernet(mac_of(&path.home_agent, "h0")?, mac_of(&path.correspondent, "eth0")?);
-    let sent = |packet: &[u8]| send(&path.correspondent, "eth0", &[&ethernet[..], packet].concat());
+    let ethernet = tap::link_header(mac_of(&path.home_agent, "h0")?, mac_of(&path.correspondent, "eth0")?);
+    let sent = |case: &Case| send(&path.correspondent, "eth0", &[&ethernet[..], &case.octets].concat());
     compare(&cases, sent, vec![(underlay, expected)])
 }
 
@@ -134,15 +138,74 @@ fn tunnel_to_home_link(path: &Path) -> Outcome<usize> {
     let cases = cases::tunnel_packets_of_guest()?;
     let correspondent = mac_of(&path.correspondent, "eth0")?;
     let home_agent = mac_of(&path.home_agent, "h0")?;
-    let ethernet = tap::ethernet(correspondent, home_agent);
+    let ethernet = tap::link_header(correspondent, home_agent);
     let framed = |packets: Vec<Vec<u8>>| -> Vec<Vec<u8>> {
         packets.into_iter().map(|packet| [&ethernet[..], &packet].concat()).collect()
     };
     let expected = cases.iter().map(|case| framed(reference.tunnel_to_home_link(&case.octets))).collect();
     let link = Listener::start(&path.correspondent, "eth0", home_agent, "home link")?;
-    let outer = tap::ethernet(mac_of(&path.home_agent, "u0")?, mac_of(&path.host, "u0")?);
-    let sent = |packet: &[u8]| send(&path.host, "u0", &[&outer[..], packet].concat());
+    let outer = tap::link_header(mac_of(&path.home_agent, "u0")?, mac_of(&path.host, "u0")?);
+    let sent = |case: &Case| send(&path.host, "u0", &[&outer[..], &case.octets].concat());
     compare(&cases, sent, vec![(link, expected)])
+}
+
+/// What a guest's driver leaves whole, of up to 64 KiB: its pieces leave, each as if the guest had sent it.
+fn wholes_of_guest(path: &Path) -> Outcome<usize> {
+    let reference = Reference::new()?;
+    let link = tap::link_header(reference::ROUTER, mac_of(&path.guest, "eth0")?);
+    let way = Way { from: (&path.guest, "eth0", link.clone()), to: &path.home_agent, far: &path.host };
+    way.carries(wholes::between(address(GUEST)?, address(CORRESPONDENT)?), |piece| {
+        reference.guest_into_tunnel(&[&link[..], piece].concat())
+    })
+}
+
+/// The same from the home link.
+fn wholes_on_home_link(path: &Path) -> Outcome<usize> {
+    let reference = Reference::new()?;
+    let link = tap::link_header(mac_of(&path.home_agent, "h0")?, mac_of(&path.correspondent, "eth0")?);
+    let way = Way { from: (&path.correspondent, "eth0", link), to: &path.host, far: &path.home_agent };
+    way.carries(wholes::between(address(CORRESPONDENT)?, address(GUEST)?), |piece| {
+        reference.home_link_into_tunnel(piece)
+    })
+}
+
+/// A way that wholes go.
+struct Way<'a> {
+    /// Where they are sent: node, interface, and the link-layer header.
+    from: (&'a Node, &'a str, Vec<u8>),
+    /// Where the tunnel's packets are heard, and who has sent them.
+    to: &'a Node,
+    far: &'a Node,
+}
+
+impl Way<'_> {
+    fn carries(
+        &self,
+        wholes: Vec<(String, Vec<u8>, wholes::Whole)>,
+        expected: impl Fn(&[u8]) -> Vec<Vec<u8>>,
+    ) -> Outcome<usize> {
+        let (node, interface, link) = &self.from;
+        // What is heard shall be what was on the wire, and not what the receiver has merged again.
+        self.to.run(|| sys::set_receive_offload("u0", false))??;
+        let underlay = Listener::start(self.to, "u0", mac_of(self.far, "u0")?, "underlay")?;
+        let outgoing = wholes.iter().map(|(.., whole)| whole.pieces.iter().flat_map(|piece| expected(piece)).collect());
+        let outgoing = outgoing.collect();
+        let cases: Vec<Case> = wholes
+            .into_iter()
+            .map(|(name, packet, whole)| Case {
+                name,
+                octets: [&link[..], &packet].concat(),
+                offload: Some(whole.offload),
+            })
+            .collect();
+        let sent = |case: &Case| match &case.offload {
+            Some(offload) => tap::send_whole(node, interface, &case.octets, offload),
+            None => send(node, interface, &case.octets),
+        };
+        let result = compare(&cases, sent, vec![(underlay, outgoing)]);
+        self.to.run(|| sys::set_receive_offload("u0", true))??;
+        result
+    }
 }
 
 /// An address of the cast.

@@ -4,6 +4,8 @@ use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use kagemusha::tunnel::{Offload, vnet};
+use kagemusha::wire::ethernet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 
@@ -21,7 +23,7 @@ const LONGEST: usize = 65_536;
 pub(super) type Mac = [u8; 6];
 
 /// An Ethernet header in front of an IPv6 packet.
-pub(super) fn ethernet(destination: Mac, source: Mac) -> Vec<u8> {
+pub(super) fn link_header(destination: Mac, source: Mac) -> Vec<u8> {
     [&destination[..], &source, &[0x86, 0xdd]].concat()
 }
 
@@ -32,9 +34,22 @@ pub(super) fn mac_of(node: &Node, interface: &str) -> Outcome<Mac> {
 }
 
 pub(super) fn send(node: &Node, interface: &str, frame: &[u8]) -> Outcome {
-    let (interface, frame) = (interface.to_owned(), frame.to_vec());
+    put(node, interface, frame.to_vec(), false)
+}
+
+/// A frame as a driver leaves it: with what is still to be done.
+pub(super) fn send_whole(node: &Node, interface: &str, frame: &[u8], offload: &Offload) -> Outcome {
+    let header = vnet::header(Some(offload), ethernet::HEADER_LENGTH as u16);
+    put(node, interface, [&header[..], frame].concat(), true)
+}
+
+fn put(node: &Node, interface: &str, frame: Vec<u8>, has_vnet_header: bool) -> Outcome {
+    let interface = interface.to_owned();
     node.run(move || -> Outcome {
         let socket = sys::packet_socket(&interface)?;
+        if has_vnet_header {
+            sys::expect_vnet_header(&socket)?;
+        }
         nix::unistd::write(&socket, &frame).during(|| format!("{} octets to {interface}", frame.len()))?;
         Ok(())
     })?
