@@ -14,8 +14,15 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, socko
 
 use crate::dissect::Packet;
 use crate::failure::{Failure, Outcome, While};
+use crate::migration::traffic::now;
 use crate::node::Node;
 use crate::sys;
+
+/// Frames are taken as they have come together in this time: to be woken for each would fill the lab's one processor. The kernel tells the time of each.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// How often it is looked for what must not be seen.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The frames of one link since the capture began.
 pub(crate) struct Capture {
@@ -57,12 +64,14 @@ impl Capture {
 
     /// An observer that looks at what comes from now on.
     pub(crate) fn new_observer(&self) -> Observer {
-        Observer { link: self.link, shared: Arc::clone(&self.shared), next: self.shared.packets().len() }
+        // What has passed may not have been taken yet.
+        let since = now();
+        Observer { link: self.link, shared: Arc::clone(&self.shared), next: self.shared.packets().len(), since }
     }
 
     /// An observer that looks at everything since the capture began.
     pub(crate) fn observer_of_all(&self) -> Observer {
-        Observer { link: self.link, shared: Arc::clone(&self.shared), next: 0 }
+        Observer { link: self.link, shared: Arc::clone(&self.shared), next: 0, since: Duration::ZERO }
     }
 
     /// Ends the capture and completes the file.
@@ -89,6 +98,8 @@ pub(crate) struct Observer {
     link: &'static str,
     shared: Arc<Shared>,
     next: usize,
+    /// What is older is not for it.
+    since: Duration,
 }
 
 impl Observer {
@@ -105,7 +116,7 @@ impl Observer {
         loop {
             while let Some(packet) = packets.get(self.next) {
                 self.next += 1;
-                if matches(packet) {
+                if packet.time >= self.since && matches(packet) {
                     return Ok(Arc::clone(packet));
                 }
             }
@@ -124,9 +135,24 @@ impl Observer {
         }
     }
 
+    /// What has passed since its place. All that has passed by now has been taken by the capture.
+    fn passed(&self) -> Vec<Arc<Packet>> {
+        std::thread::sleep(2 * GATHER);
+        self.taken()
+    }
+
+    fn taken(&self) -> Vec<Arc<Packet>> {
+        let packets = self.shared.packets();
+        packets.iter().skip(self.next).filter(|packet| packet.time >= self.since).cloned().collect()
+    }
+
     /// Fails if a packet of that description has passed since this observer's place in the capture.
     pub(crate) fn must_not_have_seen(&self, description: &str, matches: impl Fn(&Packet) -> bool) -> Outcome {
-        match self.shared.packets().iter().skip(self.next).find(|packet| matches(packet)) {
+        self.none_of(&self.passed(), description, matches)
+    }
+
+    fn none_of(&self, packets: &[Arc<Packet>], description: &str, matches: impl Fn(&Packet) -> bool) -> Outcome {
+        match packets.iter().find(|packet| matches(packet)) {
             None => Ok(()),
             Some(packet) => Err(Failure::new(format!("{}: must not be seen: {description}:\n    {packet}", self.link))),
         }
@@ -140,28 +166,25 @@ impl Observer {
         matches: impl Fn(&Packet) -> bool,
     ) -> Outcome {
         let deadline = Instant::now() + window;
-        loop {
-            self.must_not_have_seen(description, &matches)?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(());
-            }
-            let packets = self.shared.packets();
-            drop(self.shared.arrival.wait_timeout(packets, left));
+        // Soon, when there is something; certainly at the end.
+        while !deadline.saturating_duration_since(Instant::now()).is_zero() {
+            self.none_of(&self.taken(), description, &matches)?;
+            std::thread::sleep(LOOK.min(deadline.saturating_duration_since(Instant::now())));
         }
+        self.must_not_have_seen(description, matches)
     }
 
     /// What has come since the last time.
     pub(crate) fn take(&mut self) -> Vec<Arc<Packet>> {
         let packets = self.shared.packets();
-        let new: Vec<_> = packets.iter().skip(self.next).cloned().collect();
+        let new = packets.iter().skip(self.next).filter(|packet| packet.time >= self.since).cloned().collect();
         self.next = packets.len();
         new
     }
 
     /// How many packets of that description have passed since this observer's place.
     pub(crate) fn count(&self, matches: impl Fn(&Packet) -> bool) -> usize {
-        self.shared.packets().iter().skip(self.next).filter(|packet| matches(packet)).count()
+        self.passed().iter().filter(|packet| matches(packet)).count()
     }
 }
 
@@ -182,7 +205,8 @@ fn record(socket: &OwnedFd, link: &'static str, pcap: &mut impl Write, shared: &
         }
         let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, PollTimeout::from(50_u8)) {
-            Ok(_) | Err(nix::Error::EINTR) => {}
+            Ok(0) | Err(nix::Error::EINTR) => {}
+            Ok(_) => std::thread::sleep(GATHER),
             Err(error) => return Err(error.into()),
         }
     }

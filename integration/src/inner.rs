@@ -26,9 +26,9 @@ fn run(job: &Job) -> Outcome {
     let kernel = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
     let mut report = Report { kernel, results: Vec::new() };
     match &job.task {
-        Task::Demo | Task::DemoMigration | Task::BenchMigration(_) => {
+        Task::Demo | Task::DemoMigration | Task::BenchMigration { .. } => {
             report.results = match &job.task {
-                Task::BenchMigration(moves) => bench::migration::run(job, *moves),
+                Task::BenchMigration { moves, only } => bench::migration::run(job, *moves, only),
                 Task::DemoMigration => migration::demo::run(job),
                 _ => demo::run(job),
             };

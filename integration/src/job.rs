@@ -40,7 +40,12 @@ pub(crate) enum Task {
     /// `cargo lab demo migration`.
     DemoMigration,
     /// `cargo lab bench migration` with so many moves of each kind.
-    BenchMigration(usize),
+    BenchMigration {
+        /// Of each kind.
+        moves: usize,
+        /// In the names of the series that are measured.
+        only: String,
+    },
     /// Names of scenarios, in order.
     Scenarios(Vec<String>),
     /// `cargo lab bench policy`.

@@ -79,8 +79,8 @@ pub(crate) fn demo(what: Option<Show>, options: &Options) -> ExitCode {
 }
 
 /// `cargo lab bench migration`.
-pub(crate) fn bench_migration(moves: usize, options: &Options) -> ExitCode {
-    run_and_report(Task::BenchMigration(moves), options)
+pub(crate) fn bench_migration(moves: usize, only: String, options: &Options) -> ExitCode {
+    run_and_report(Task::BenchMigration { moves, only }, options)
 }
 
 fn run_and_report(task: Task, options: &Options) -> ExitCode {

@@ -1,6 +1,7 @@
 //! Tells what happens: to the log, to the clients that watch, and of troubles the last ones to those who ask for the status.
 
 use std::collections::VecDeque;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use super::clock;
@@ -32,18 +33,46 @@ impl Weight {
     }
 }
 
+/// What the log has not been told yet.
+#[derive(Debug)]
+struct Line {
+    weight: Weight,
+    guest: Option<(String, Ipv6Addr)>,
+    text: String,
+}
+
+impl Line {
+    fn write(self) {
+        let home_address = self.guest.as_ref().map(|(_, home_address)| tracing::field::display(home_address));
+        let (guest, text) = (self.guest.as_ref().map(|(name, _)| name.as_str()), self.text);
+        match self.weight {
+            Weight::Detail => tracing::debug!(guest, home_address, "{text}"),
+            Weight::News => tracing::info!(guest, home_address, "{text}"),
+            Weight::Trouble => tracing::warn!(guest, home_address, "{text}"),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Herald {
     /// Where requests come from; none when there is no control socket.
     pub control: Option<ControlSocket>,
     troubles: VecDeque<Event>,
+    /// In order. Somebody may wait for what is to be sent; nobody waits for the log.
+    unwritten: Vec<Line>,
+}
+
+impl Drop for Herald {
+    fn drop(&mut self) {
+        self.write();
+    }
 }
 
 impl Herald {
     /// A herald for the clients of a socket.
     pub fn new(control: Option<ControlSocket>) -> Self {
-        Self { control, troubles: VecDeque::new() }
+        Self { control, troubles: VecDeque::new(), unwritten: Vec::new() }
     }
 
     /// The last troubles, the newest last.
@@ -61,7 +90,7 @@ impl Herald {
         self.send(guest, what, text, true, None);
     }
 
-    /// Writes to the log and tells.
+    /// Tells, and the log with the next [`Herald::write`].
     pub fn announce(
         &mut self,
         guest: Option<&GuestPolicy>,
@@ -70,14 +99,14 @@ impl Herald {
         text: &str,
         after: Option<Duration>,
     ) {
-        let home_address = guest.map(|guest| tracing::field::display(guest.home_address));
-        let name = guest.map(|guest| guest.name.as_str());
-        match weight {
-            Weight::Detail => tracing::debug!(guest = name, home_address, "{text}"),
-            Weight::News => tracing::info!(guest = name, home_address, "{text}"),
-            Weight::Trouble => tracing::warn!(guest = name, home_address, "{text}"),
-        }
+        let who = guest.map(|guest| (guest.name.clone(), guest.home_address));
+        self.unwritten.push(Line { weight, guest: who, text: text.to_owned() });
         self.send(guest, what, text, weight == Weight::Trouble, after);
+    }
+
+    /// Writes to the log what was announced. For when all that cannot wait is done.
+    pub fn write(&mut self) {
+        self.unwritten.drain(..).for_each(Line::write);
     }
 
     /// Announces what became of a reload, and gives it back.

@@ -274,6 +274,7 @@ impl Runner<'_> {
                 self.reconcile(clock::now()).await;
             }
             if !progress {
+                self.herald.write();
                 return;
             }
         }

@@ -325,7 +325,7 @@ async fn readable(socket: Option<&(PacketSocket, AsyncFd<OwnedFd>)>) {
 }
 
 impl Runner {
-    /// Does what the machines want done, until they want nothing more.
+    /// Does what the machines want done, until they want nothing more; then the log is told.
     async fn pump(&mut self) {
         loop {
             let now = clock::now();
@@ -338,15 +338,7 @@ impl Runner {
                 progress = true;
                 self.publish(now);
             }
-            for port in 0..self.networks.len() {
-                while let Some(output) = self.networks.get_mut(port).and_then(PseudoHomeNetwork::poll_output) {
-                    progress = true;
-                    match output {
-                        home_network::Output::ToPort(frame) => write_frame(&self.ports, port, &frame),
-                        home_network::Output::GuestSeen { guest, how } => self.sighted(guest, how, now),
-                    }
-                }
-            }
+            progress |= self.pump_ports(now);
             for guest in std::mem::take(&mut self.leaving_home) {
                 self.see_off(guest, now).await;
             }
@@ -359,9 +351,28 @@ impl Runner {
                 self.reconcile(now).await;
             }
             if !progress {
+                self.herald.write();
                 return;
             }
         }
+    }
+
+    /// Does what the networks of the ports want, up to a sign of a guest: the binding update that it sets off goes first.
+    fn pump_ports(&mut self, now: Instant) -> bool {
+        let mut progress = false;
+        for port in 0..self.networks.len() {
+            while let Some(output) = self.networks.get_mut(port).and_then(PseudoHomeNetwork::poll_output) {
+                progress = true;
+                match output {
+                    home_network::Output::ToPort(frame) => write_frame(&self.ports, port, &frame),
+                    home_network::Output::GuestSeen { guest, how } => {
+                        self.sighted(guest, how, now);
+                        return true;
+                    }
+                }
+            }
+        }
+        progress
     }
 
     fn perform(&mut self, output: Output, now: Instant) {

@@ -30,6 +30,9 @@ pub(crate) enum What {
         /// Moves of each kind.
         #[arg(long, default_value_t = 20)]
         moves: usize,
+        /// Only the series whose name contains this, such as "0 ms: foreign".
+        #[arg(long, default_value = "")]
+        only: String,
         #[command(flatten)]
         options: outer::Options,
     },
@@ -43,7 +46,7 @@ pub(crate) fn main(what: What) -> ExitCode {
         What::Tunnel(options) => tunnel::build_and_measure(&options),
         What::TunnelMeasure(options) => tunnel::measure(&options),
         What::TunnelEnd { specification } => tunnel::end::main(&specification),
-        What::Migration { moves, options } => Ok(outer::bench_migration(moves, &options)),
+        What::Migration { moves, only, options } => Ok(outer::bench_migration(moves, only, &options)),
         What::Policy(options) => policy::build_and_measure(&options),
     };
     outcome.unwrap_or_else(|failure| {
