@@ -19,7 +19,7 @@ use crate::failure::{Failure, Outcome, ensure};
 use crate::node::Node;
 use crate::{packages, sys};
 use cases::Case;
-use reference::Reference;
+use reference::{Reference, same, same_piece};
 use tap::{Listener, mac_of, send};
 
 /// `cargo lab tiers`: all that this build has, or those named.
@@ -77,6 +77,7 @@ fn compare(
     cases: &[Case],
     sent: impl Fn(&Case) -> Outcome,
     listeners: Vec<(Listener, Vec<Vec<Vec<u8>>>)>,
+    same: fn(&[u8], &[u8]) -> bool,
 ) -> Outcome<usize> {
     for case in cases {
         sent(case)?;
@@ -85,8 +86,7 @@ fn compare(
     for (listener, expected) in listeners {
         let heard = listener.until_quiet(cases.len(), expected.iter().map(Vec::len).sum())?;
         for ((case, expected), heard) in cases.iter().zip(&expected).zip(&heard) {
-            let same = expected.len() == heard.len() && expected.iter().zip(heard).all(|(e, h)| reference::same(e, h));
-            if !same {
+            if expected.len() != heard.len() || !expected.iter().zip(heard).all(|(e, h)| same(e, h)) {
                 let show =
                     |frames: &[Vec<u8>]| frames.iter().map(|frame| tap::show(frame)).collect::<Vec<_>>().join(", ");
                 wrong.push(format!("\n    {}: expected [{}], heard [{}]", case.name, show(expected), show(heard)));
@@ -108,7 +108,7 @@ fn guest_into_tunnel(path: &Path) -> Outcome<usize> {
     let answers = cases.iter().map(|case| reference.answer_to_guest(&case.octets)).collect();
     let underlay = Listener::start(&path.home_agent, "u0", mac_of(&path.host, "u0")?, "outside")?;
     let link = Listener::start(&path.guest, "eth0", reference::ROUTER, "guest's link")?.only_from(ROUTER_LINK_LOCAL);
-    compare(&cases, |case| send(&path.guest, "eth0", &case.octets), vec![(underlay, outgoing), (link, answers)])
+    compare(&cases, |case| send(&path.guest, "eth0", &case.octets), vec![(underlay, outgoing), (link, answers)], same)
 }
 
 fn tunnel_to_guest(path: &Path) -> Outcome<usize> {
@@ -118,7 +118,7 @@ fn tunnel_to_guest(path: &Path) -> Outcome<usize> {
     let link = Listener::start(&path.guest, "eth0", reference::ROUTER, "guest's link")?;
     let ethernet = tap::link_header(mac_of(&path.host, "u0")?, mac_of(&path.home_agent, "u0")?);
     let sent = |case: &Case| send(&path.home_agent, "u0", &[&ethernet[..], &case.octets].concat());
-    compare(&cases, sent, vec![(link, expected)])
+    compare(&cases, sent, vec![(link, expected)], same)
 }
 
 fn home_link_into_tunnel(path: &Path) -> Outcome<usize> {
@@ -128,7 +128,7 @@ fn home_link_into_tunnel(path: &Path) -> Outcome<usize> {
     let underlay = Listener::start(&path.host, "u0", mac_of(&path.home_agent, "u0")?, "outside")?;
     let ethernet = tap::link_header(mac_of(&path.home_agent, "h0")?, mac_of(&path.correspondent, "eth0")?);
     let sent = |case: &Case| send(&path.correspondent, "eth0", &[&ethernet[..], &case.octets].concat());
-    compare(&cases, sent, vec![(underlay, expected)])
+    compare(&cases, sent, vec![(underlay, expected)], same)
 }
 
 fn tunnel_to_home_link(path: &Path) -> Outcome<usize> {
@@ -146,7 +146,7 @@ fn tunnel_to_home_link(path: &Path) -> Outcome<usize> {
     let link = Listener::start(&path.correspondent, "eth0", home_agent, "home link")?;
     let outer = tap::link_header(mac_of(&path.home_agent, "u0")?, mac_of(&path.host, "u0")?);
     let sent = |case: &Case| send(&path.host, "u0", &[&outer[..], &case.octets].concat());
-    compare(&cases, sent, vec![(link, expected)])
+    compare(&cases, sent, vec![(link, expected)], same)
 }
 
 /// What a guest's driver leaves whole, of up to 64 KiB: its pieces leave, each as if the guest had sent it.
@@ -185,7 +185,8 @@ impl Way<'_> {
         expected: impl Fn(&[u8]) -> Vec<Vec<u8>>,
     ) -> Outcome<usize> {
         let (node, interface, link) = &self.from;
-        // What is heard shall be what was on the wire, and not what the receiver has merged again.
+        // What is heard shall be what a wire would carry: cut and with whole checksums, and not what the receiver has merged again.
+        self.far.run(|| sys::complete_checksums("u0"))??;
         self.to.run(|| sys::set_receive_offload("u0", false))??;
         let underlay = Listener::start(self.to, "u0", mac_of(self.far, "u0")?, "underlay")?;
         let outgoing = wholes.iter().map(|(.., whole)| whole.pieces.iter().flat_map(|piece| expected(piece)).collect());
@@ -202,7 +203,7 @@ impl Way<'_> {
             Some(offload) => tap::send_whole(node, interface, &case.octets, offload),
             None => send(node, interface, &case.octets),
         };
-        let result = compare(&cases, sent, vec![(underlay, outgoing)]);
+        let result = compare(&cases, sent, vec![(underlay, outgoing)], same_piece);
         self.to.run(|| sys::set_receive_offload("u0", true))??;
         result
     }
