@@ -50,6 +50,17 @@ enum State {
     Bound { care_of: Ipv6Addr, expires: Instant, mobile_router: bool },
 }
 
+/// The announcements of a new binding on the home link (RFC 6275 §10.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announcing {
+    /// None are left.
+    Done,
+    /// Not before the kernel carries: it would forward what neighbours send us natively, to where the mobile node was, and redirect them there.
+    WhenInForce,
+    /// So many are left, the next one then.
+    Next { left: u32, at: Instant },
+}
+
 /// The entry of one home address.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -61,8 +72,7 @@ pub(super) struct Entry {
     secured: Option<(Option<Ipv6Addr>, Generation)>,
     /// An acknowledgement that waits for its generation.
     waiting: Option<(Generation, Output)>,
-    /// Announcements left and when the next one is due.
-    announcing: Option<(u32, Instant)>,
+    announcing: Announcing,
     last_conflict: Option<Instant>,
     /// Until when an optimistic binding may turn out to be a mistake.
     probation: Option<Instant>,
@@ -81,7 +91,7 @@ impl Entry {
             last_sequence,
             secured: None,
             waiting: None,
-            announcing: None,
+            announcing: Announcing::Done,
             last_conflict: None,
             probation: None,
             contested: false,
@@ -236,7 +246,7 @@ impl Entry {
         self.waiting = None;
         if matches!(self.state, State::Bound { .. }) {
             self.state = State::None;
-            self.announcing = None;
+            self.announcing = Announcing::Done;
         }
         self.event(Event::SecuringFailed, ctx);
     }
@@ -255,10 +265,7 @@ impl Entry {
             }
             _ => {}
         }
-        if let Some((left, _)) = self.announcing.filter(|(_, at)| *at <= ctx.now) {
-            self.announce(ctx);
-            self.announcing = (left > 1).then(|| (left - 1, ctx.now + ANNOUNCEMENT_INTERVAL));
-        }
+        self.announce_when_due(ctx);
         let binding = self.binding();
         if binding != self.told {
             self.told = binding;
@@ -276,7 +283,10 @@ impl Entry {
             State::Detecting { ends, .. } => Some((ends, "duplicate address detection ends")),
             State::Bound { expires, .. } => Some((expires, "the binding's lifetime ends")),
         };
-        let announcing = self.announcing.map(|(_, at)| (at, "advertise the home address again"));
+        let announcing = match self.announcing {
+            Announcing::Next { at, .. } => Some((at, "advertise the home address again")),
+            Announcing::Done | Announcing::WhenInForce => None,
+        };
         [own, announcing].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
@@ -329,7 +339,7 @@ impl Entry {
             ctx,
         );
         if before.is_none() {
-            self.announcing = Some((ANNOUNCEMENTS, ctx.now));
+            self.announcing = Announcing::WhenInForce;
         }
         if request.acknowledge {
             self.answer(request, Status::ACCEPTED, request.sequence, lifetime, ctx);
@@ -344,7 +354,7 @@ impl Entry {
     /// The binding ends: no interception, no kernel state.
     fn end(&mut self, ctx: &mut Context<'_>) {
         self.state = State::None;
-        self.announcing = None;
+        self.announcing = Announcing::Done;
         self.waiting = None;
         self.probation = None;
         self.secure(None, ctx);
@@ -352,6 +362,20 @@ impl Entry {
 
     fn announce(&self, ctx: &mut Context<'_>) {
         ctx.outputs.push_back(Output::HomeLinkFrame(proxy::announcement(ctx.config, self.home_address)));
+    }
+
+    fn announce_when_due(&mut self, ctx: &mut Context<'_>) {
+        let in_force = || self.secured.is_some_and(|(_, generation)| ctx.generations.is_applied(generation));
+        let left = match self.announcing {
+            Announcing::WhenInForce if in_force() => ANNOUNCEMENTS,
+            Announcing::Next { left, at } if at <= ctx.now => left,
+            _ => return,
+        };
+        self.announce(ctx);
+        self.announcing = match left {
+            0 | 1 => Announcing::Done,
+            left => Announcing::Next { left: left - 1, at: ctx.now + ANNOUNCEMENT_INTERVAL },
+        };
     }
 
     fn refuse_sequence(&mut self, request: &Request, last: SequenceNumber, ctx: &mut Context<'_>) {

@@ -429,6 +429,22 @@ fn an_answer_or_a_probe_of_another_during_detection_gives_134() {
 }
 
 #[test]
+fn nothing_is_announced_before_it_is_carried() {
+    let mut bench = Bench::new();
+    bench.secures = false;
+    bench.update(10, here(), 100);
+    bench.at(2.0);
+    assert!(bench.frames.is_empty(), "neighbours would be redirected to where the mobile node was");
+    assert!(bench.agent.poll_timeout().is_none_or(|(at, _)| at > bench.now), "nothing to wake up for");
+    let (generation, _) = bench.secured[0];
+    bench.agent.applied(generation, bench.now);
+    bench.drain();
+    assert_eq!(bench.frames.len(), 1);
+    bench.at(10.0);
+    assert_eq!(bench.frames.len(), 3);
+}
+
+#[test]
 fn a_new_binding_is_announced_three_times_a_second_apart() {
     let mut bench = Bench::new();
     bench.update(10, here(), 50);

@@ -13,6 +13,9 @@ use super::variant::{Mode, Variant};
 use crate::failure::Outcome;
 use crate::node::Node;
 
+/// Longer than an engine keeps buffers that it does not use.
+const IDLE: Duration = Duration::from_secs(3);
+
 /// How much is measured.
 pub(super) struct Plan {
     /// Octets to carry before memory is looked at again.
@@ -53,6 +56,8 @@ pub(super) fn measure(variants: &[Variant], plan: &Plan) -> Outcome<Vec<Memory>>
         }
         let carried = load.arrived();
         load.stop()?;
+        // Buffers that are not used are given back.
+        std::thread::sleep(IDLE);
         let after = end.memory()?;
         let of = |guests: usize| -> Outcome<u64> {
             let node = Node::new("host")?;
