@@ -33,10 +33,11 @@ pub fn tunnel_counters(core: &Core) -> Named {
 /// The same for each of these guests.
 pub fn guest_counters(core: &Core, guests: impl Iterator<Item = (GuestId, Ipv6Addr)>) -> BTreeMap<GuestId, Named> {
     let carried = core.keeper.acceleration().carried();
+    let mut accelerated: BTreeMap<_, _> =
+        carried.iter().map(|(whose, carried)| (*whose, in_kernel(std::iter::once(carried)))).collect();
     let of_guest = |(id, home_address)| {
         let mut named = core.tally.guest(id).map(of_threads).unwrap_or_default();
-        let own = carried.iter().filter(|(whose, _)| *whose == Some(home_address));
-        add(&mut named, in_kernel(own.map(|(_, carried)| carried)));
+        add(&mut named, accelerated.remove(&Some(home_address)).unwrap_or_default());
         (id, named)
     };
     guests.map(of_guest).collect()
