@@ -26,7 +26,7 @@ pub fn add(to: &mut Named, more: Named) {
 /// The tunnel's counters that are not zero: those of the threads, and what an accelerator has done in front of them.
 pub fn tunnel_counters(core: &Core) -> Named {
     let mut named = of_threads(&core.tally.all);
-    add(&mut named, in_kernel(core.keeper.acceleration().carried().iter().map(|(_, carried)| carried)));
+    add(&mut named, all_in_kernel(core));
     named
 }
 
@@ -55,6 +55,11 @@ fn of_threads(counters: &Counters) -> Named {
     let reasons = Reason::ALL.iter().map(|reason| (format!("tunnel: not carried: {reason}"), counters.get(*reason)));
     add(&mut named, reasons.collect());
     named
+}
+
+/// What an accelerator has counted, of all guests together.
+fn all_in_kernel(core: &Core) -> Named {
+    in_kernel(core.keeper.acceleration().carried().iter().map(|(_, carried)| carried))
 }
 
 /// What an accelerator has counted.
@@ -111,7 +116,7 @@ fn lifetime(lifetime: &AssociationLifetime) -> Option<String> {
 /// Writes the tunnel's counters that are not zero to the log.
 pub fn tunnel(core: &Core) {
     let counters = &core.tally.all;
-    for (name, count) in in_kernel(core.keeper.acceleration().carried().iter().map(|(_, carried)| carried)) {
+    for (name, count) in all_in_kernel(core) {
         tracing::info!(count, "counters: {name}");
     }
     tracing::info!(

@@ -41,7 +41,7 @@ pub(super) fn same(expected: &[u8], heard: &[u8]) -> bool {
     expected.get(skip..) == heard.get(skip..) || tunnelled && unlabelled.get(skip..) == heard.get(skip..)
 }
 
-/// The same for the pieces of a whole, which the kernel may have encapsulated: its encapsulating route copies the inner flow label, and the inner hop
+/// The same for the pieces of a whole in the super-packet tier, where the kernel encapsulates: its encapsulating route copies the inner flow label, and the inner hop
 /// limit less one.
 pub(super) fn same_piece(expected: &[u8], heard: &[u8]) -> bool {
     let (outer, inner) = (LINK, LINK + ipv6::HEADER_LENGTH);
