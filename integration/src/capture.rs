@@ -18,8 +18,23 @@ use crate::migration::traffic::now;
 use crate::node::Node;
 use crate::sys;
 
-/// Frames are taken as they have come together in this time: to be woken for each would fill the lab's one processor. The kernel tells the time of each.
-const GATHER: Duration = Duration::from_millis(2);
+/// Frames are taken as they have come together in a time: to be woken for each would fill the lab's one processor. The kernel tells the time of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gather {
+    /// Scenarios wait for what they must see.
+    Scenario,
+    /// Where time is measured, captures keep out of the way.
+    Measurement,
+}
+
+impl Gather {
+    fn time(self) -> Duration {
+        match self {
+            Self::Scenario => Duration::from_millis(2),
+            Self::Measurement => Duration::from_millis(50),
+        }
+    }
+}
 
 /// How often it is looked for what must not be seen.
 const LOOK: Duration = Duration::from_millis(100);
@@ -31,8 +46,8 @@ pub(crate) struct Capture {
     thread: Option<JoinHandle<Outcome>>,
 }
 
-#[derive(Default)]
 struct Shared {
+    gather: Duration,
     packets: Mutex<Vec<Arc<Packet>>>,
     arrival: Condvar,
     stop: AtomicBool,
@@ -46,7 +61,13 @@ impl Shared {
 
 impl Capture {
     /// Captures what `interface` of `node` carries, in both directions, into `file`.
-    pub(crate) fn start(node: &Node, interface: &str, link: &'static str, file: &Path) -> Outcome<Self> {
+    pub(crate) fn start(
+        node: &Node,
+        interface: &str,
+        link: &'static str,
+        file: &Path,
+        gather: Gather,
+    ) -> Outcome<Self> {
         let name = interface.to_owned();
         let socket = node.run(move || sys::packet_socket(&name))?.during(|| format!("capturing on {interface}"))?;
         setsockopt(&socket, sockopt::ReceiveTimestampns, &true)?;
@@ -54,7 +75,12 @@ impl Capture {
         setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20))?;
         let mut pcap = BufWriter::new(File::create(file).during(|| file.display().to_string())?);
         pcap.write_all(&pcap_header())?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            gather: gather.time(),
+            packets: Mutex::default(),
+            arrival: Condvar::new(),
+            stop: AtomicBool::new(false),
+        });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name(format!("capture {link}"))
@@ -137,7 +163,7 @@ impl Observer {
 
     /// What has passed since its place. All that has passed by now has been taken by the capture.
     fn passed(&self) -> Vec<Arc<Packet>> {
-        std::thread::sleep(2 * GATHER);
+        std::thread::sleep(2 * self.shared.gather);
         self.taken()
     }
 
@@ -206,7 +232,7 @@ fn record(socket: &OwnedFd, link: &'static str, pcap: &mut impl Write, shared: &
         let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, PollTimeout::from(50_u8)) {
             Ok(0) | Err(nix::Error::EINTR) => {}
-            Ok(_) => std::thread::sleep(GATHER),
+            Ok(_) => std::thread::sleep(shared.gather),
             Err(error) => return Err(error.into()),
         }
     }

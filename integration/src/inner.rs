@@ -9,7 +9,7 @@ use crate::failure::{Failure, Outcome};
 use crate::init;
 use crate::job::{COMPLETE, Job, LINE, Report, ScenarioResult, Task, Verdict};
 use crate::scenario::{Lab, Peer, Scenario};
-use crate::{bench, demo, migration, scenarios};
+use crate::{bench, demo, lanes, migration, scenarios};
 
 /// Runs the job in `directory`.
 pub(crate) fn main(directory: &Path) -> ExitCode {
@@ -34,9 +34,13 @@ fn run(job: &Job) -> Outcome {
             };
             report.results.iter().for_each(|result| tell_complete(&result.name));
         }
+        Task::BenchMemory { program } => bench::memory::run(job, program.clone())?,
         Task::BenchPolicy(options) => bench::policy::run(job, options, &report)?,
         Task::Scenarios(names) => {
             for (index, name) in names.iter().enumerate() {
+                if !lanes::begin(job, name)? {
+                    continue;
+                }
                 let scenario = scenarios::named(name).ok_or_else(|| Failure::new(format!("no scenario {name}")))?;
                 println!("{LINE}[{}/{}] {name}: {}", index + 1, names.len(), scenario.title());
                 let started = Instant::now();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::capture::Gather;
 use crate::failure::{Outcome, While};
 use crate::migration::image::Image;
 
@@ -28,6 +29,9 @@ pub(crate) struct Job {
     /// Whether the user has asked for these scenarios by name.
     #[serde(default)]
     pub(crate) named: bool,
+    /// Where lanes leave word of the scenarios that they have begun.
+    #[serde(default)]
+    pub(crate) begun: Option<PathBuf>,
     /// Variables of the user's environment that are for the inner side: `KAGEMUSHA_…` and `RUST_BACKTRACE`.
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) task: Task,
@@ -48,6 +52,11 @@ pub(crate) enum Task {
     },
     /// Names of scenarios, in order.
     Scenarios(Vec<String>),
+    /// `cargo lab bench memory`.
+    BenchMemory {
+        /// The daemon that is looked at.
+        program: PathBuf,
+    },
     /// `cargo lab bench policy`.
     BenchPolicy(crate::bench::policy::Options),
 }
@@ -84,6 +93,14 @@ impl Job {
 
     pub(crate) fn write(&self) -> Outcome {
         write(&self.directory.join("job.json"), self)
+    }
+
+    /// How its captures take what passes.
+    pub(crate) fn gather(&self) -> Gather {
+        match self.task {
+            Task::BenchMigration { .. } => Gather::Measurement,
+            _ => Gather::Scenario,
+        }
     }
 }
 

@@ -264,7 +264,7 @@ fn prepare(task: Task, named: bool, options: &Options) -> Outcome<Result<Run, Ex
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("KAGEMUSHA_") || name == "RUST_BACKTRACE")
         .collect();
-    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, image, named, environment, task };
+    let job = Job { directory, kagemusha: bin.join("kagemusha"), mip6d, image, named, begun: None, environment, task };
     job.write()?;
     Ok(Ok(Run { job, program, on_uml }))
 }

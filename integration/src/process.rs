@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::bench::memory::Resident;
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::node::Node;
 
@@ -66,6 +67,18 @@ impl<'lab> Daemon<'lab> {
             })?;
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// What of it is in memory.
+    pub(crate) fn resident(&self) -> Outcome<Resident> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(&path).during(|| path.clone())?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            number.ok_or_else(|| Failure::new(format!("{path} has no {name}")))
+        };
+        Ok(Resident { all: field("VmRSS:")?, own: field("RssAnon:")? })
     }
 
     /// Asks it to end, as an administrator would.

@@ -61,7 +61,7 @@ impl Lab {
     pub(crate) fn new(directory: &Path, job: &Job) -> Outcome<Self> {
         let started = Instant::now();
         std::fs::create_dir_all(directory).during(|| directory.display().to_string())?;
-        let net = Topology::build(directory)?;
+        let net = Topology::build(directory, job.gather())?;
         Ok(Self {
             net,
             directory: directory.to_owned(),

@@ -21,7 +21,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::capture::Capture;
+use crate::capture::{Capture, Gather};
 use crate::failure::{Failure, Outcome, While};
 use crate::node::Node;
 use crate::sys;
@@ -82,7 +82,7 @@ pub(crate) struct Topology {
 
 impl Topology {
     /// Builds it all, the guest on `host` and `host` on the first foreign link, and captures every link into `directory`.
-    pub(crate) fn build(directory: &Path) -> Outcome<Self> {
+    pub(crate) fn build(directory: &Path, gather: Gather) -> Outcome<Self> {
         let wires = Node::new("wires")?;
         wires.sysctl("conf/default/disable_ipv6", "1")?;
         let mut batch = String::new();
@@ -98,7 +98,7 @@ impl Topology {
         let mut captures = BTreeMap::new();
         for link in LINKS {
             let file = directory.join(format!("{link}.pcap"));
-            captures.insert(link, Capture::start(&wires, &format!("m-{link}"), link, &file)?);
+            captures.insert(link, Capture::start(&wires, &format!("m-{link}"), link, &file, gather)?);
         }
         let topology = Self {
             ha: node("ha")?,

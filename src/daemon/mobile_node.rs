@@ -385,6 +385,7 @@ impl Runner {
                 self.arriving.remove(&guest);
                 self.listen_at_home(guest, care_of);
                 self.asked.push((guest, generation));
+                self.stale = true;
             }
             Output::Transmit { after: _, guest, sequence, source, destination, message } => {
                 // On disk before it leaves, so that no restart uses it twice. What cannot be written is not sent, as if it were lost on

@@ -108,12 +108,13 @@ impl Drop for Watch {
 }
 
 impl PacketPath {
-    /// Replaces what the threads read.
-    pub fn publish(&self, view: View) {
+    /// Replaces what the threads read. The ways of the tunnels `expected` are made known as well: a guest may need one at once.
+    pub fn publish(&self, view: View, expected: impl Iterator<Item = Carrier>) {
         // In an ESP tunnel the kernel finds the way.
         let ours = view.table.entries().iter().filter(|entry| !entry.protected.has(Class::TunnelPayload));
         let wanted = ours
             .filter_map(|entry| entry.carrier)
+            .chain(expected)
             .map(|carrier| Wanted { ends: ends(carrier), home_address: None })
             .collect();
         self.core.keeper.acceleration().guests_changed(&view.table);

@@ -207,20 +207,27 @@ impl Attachment {
         }
     }
 
-    /// The home agent has accepted newer numbers than ours: another host has the guest. It is made ready again when it may come back by itself.
+    /// The home agent has accepted newer numbers than ours: another host has the guest. Whether it is to be made ready again.
     pub fn taken_over(&mut self, last_accepted: SequenceNumber, now: Instant) -> Option<Action> {
         if !self.state.speaks() {
             return None;
         }
         self.give_up(State::TakenOver { last_accepted }, now);
-        (self.mode == Mode::WhenSeen).then_some(Action::Prepare)
+        self.stays_ready().then_some(Action::Prepare)
     }
 
-    /// De-registration has ended, however.
-    pub fn deregistered(&mut self, now: Instant) {
-        if !matches!(self.state, State::TakenOver { .. }) {
-            self.give_up(State::Departed, now);
+    /// De-registration has ended, however. Whether the guest is to be made ready again.
+    pub fn deregistered(&mut self, now: Instant) -> Option<Action> {
+        if matches!(self.state, State::TakenOver { .. }) {
+            return None;
         }
+        self.give_up(State::Departed, now);
+        self.stays_ready().then_some(Action::Prepare)
+    }
+
+    /// Whether a guest that was given up is made ready again: when it may come back by itself.
+    pub fn stays_ready(&self) -> bool {
+        self.mode == Mode::WhenSeen
     }
 
     /// De-registration on the home link has ended well.
@@ -331,8 +338,23 @@ mod tests {
         assert_eq!(guest.seen(Sign::Announcement, now + ABSENCE * 2), None, "on command only");
         assert_eq!(guest.command(Command::Prepare, now), Some(Action::Prepare));
         assert_eq!(guest.seen(Sign::Frame, now), Some(Action::Attach), "it was expected");
-        guest.deregistered(now);
+        assert_eq!(guest.deregistered(now), None);
         assert_eq!(guest.state(), State::Departed);
+    }
+
+    #[test]
+    fn a_guest_that_may_come_back_by_itself_is_made_ready_when_it_has_left() {
+        let start = Instant::now();
+        let mut guest = bound(Mode::WhenSeen, start);
+        assert_eq!(guest.deregistered(start), Some(Action::Prepare));
+        assert_eq!(guest.state(), State::Departed, "ready is not expected: an echo does not bring it back");
+        assert_eq!(guest.seen(Sign::Announcement, start + ECHO / 2), None);
+        assert_eq!(guest.seen(Sign::Announcement, start + ECHO), Some(Action::Attach));
+        guest.taken_over(OTHER, start + ECHO);
+        assert_eq!(guest.deregistered(start + ECHO), None, "it is ready already");
+        for mode in [Mode::Always, Mode::OnCommand] {
+            assert_eq!(bound(mode, start).deregistered(start), None, "{mode:?}");
+        }
     }
 
     #[test]
@@ -415,7 +437,7 @@ mod tests {
                     Input::Registered => { guest.registered(); None }
                     Input::Expired => { guest.expired(); None }
                     Input::TakenOver => guest.taken_over(OTHER, now),
-                    Input::Deregistered => { guest.deregistered(now); None }
+                    Input::Deregistered => guest.deregistered(now),
                     Input::CameHome => { guest.came_home(now); None }
                 };
                 let begins = !before.speaks() && guest.state().speaks();

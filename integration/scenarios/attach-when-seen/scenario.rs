@@ -27,6 +27,10 @@ fn run(lab: &Lab) -> Outcome {
     let home_agent = lab.start_home_agent(policies::ESP_HOME_AGENT)?;
     let second = lab.start_mobile_node(&net.host2, &policy)?;
     lab.wait_for_status(&net.host2, "vm1 2001:db8:2000::10: prepared", SOON)?;
+    // Nothing has been sent yet.
+    wait_until("the prepared host knows where its router is", SOON, || {
+        Ok(net.host2.command("ip", &["-6", "neigh", "show", "2001:db8:4000::1"])?.contains("lladdr"))
+    })?;
     let second_watch = watch(lab, &net.host2)?;
 
     lab.step("the first host sees the guest's router solicitations");

@@ -1,8 +1,9 @@
 //! `cargo lab bench migration`: how long a guest is not reached when it moves.
 //!
-//! The guest is a namespace: its cable is replugged and it announces itself, so the gap has no pause of a hypervisor in it. A correspondent on the
-//! home link sends echo requests; the gap reaches from the first that is lost to the next that is answered. It cannot be shorter than the
-//! round-trip time between home agent and host, for the old path carries until the binding update has arrived, and the new one from then on.
+//! The guest is a namespace: its cable is replugged and it announces itself. What lies between the two is the pause that a hypervisor makes, and is
+//! none of ours. A correspondent on the home link sends echo requests; the gap reaches from the first that is lost to the next that is answered,
+//! without that pause. It cannot be shorter than the round-trip time between home agent and host, for the old path carries until the binding
+//! update has arrived, and the new one from then on.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -74,8 +75,10 @@ impl Kind {
 /// One move, measured.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Move {
-    /// From the first lost echo request to the next answered one, in microseconds like all others here.
+    /// From the first lost echo request to the next answered one, without `pause`; in microseconds like all others here.
     gap: u64,
+    /// From the unplugging to the announcement.
+    pause: u64,
     /// From the announcement on the guest's wire to the binding update on the foreign link.
     announcement_to_update: u64,
     /// From the last binding update to its acknowledgement, there.
@@ -181,9 +184,10 @@ fn measure_in(lab: &Lab, path: Path, kind: Kind, moves: usize) -> Outcome<Series
     })
 }
 
-/// The median round-trip time between the home agent and a foreign host.
+/// The median round-trip time between the home agent and the foreign hosts. From then on their routers know them, as they would any host.
 fn round_trip(lab: &Lab) -> Outcome<Duration> {
-    let pinger = Pinger::start(&lab.net.ha, &[care_of(Site::One)], Duration::from_millis(20))?;
+    let hosts = [Site::One, Site::Two].map(care_of);
+    let pinger = Pinger::start(&lab.net.ha, &hosts, Duration::from_millis(20))?;
     std::thread::sleep(Duration::from_secs(1));
     let probes = pinger.end(Duration::from_millis(500))?;
     let all: Vec<Duration> = probes.iter().filter_map(|probe| probe.round_trip).collect();
@@ -213,8 +217,10 @@ fn one_move(lab: &Lab, stage: &Stage<'_>, sites: &Sites, (from, to): (Site, Site
         .first()
         .zip(updates.iter().rfind(|time| **time <= acknowledged))
         .ok_or_else(|| Failure::new("no binding update was seen"))?;
+    let pause = announced.saturating_sub(moment);
     Ok(Move {
-        gap: micros(gap),
+        gap: micros(gap.saturating_sub(pause)),
+        pause: micros(pause),
         announcement_to_update: micros(first_update.saturating_sub(announced)),
         update_to_acknowledgement: micros(acknowledged.saturating_sub(*last_update)),
         move_to_first_packet: micros(first.time.saturating_sub(moment)),
@@ -305,6 +311,7 @@ mod tests {
     fn a_line_counts_what_is_within_the_aim() {
         let one = |gap, updates| Move {
             gap,
+            pause: 1_000,
             announcement_to_update: 400,
             update_to_acknowledgement: 41_000,
             move_to_first_packet: 42_000,

@@ -1,6 +1,7 @@
 //! `cargo lab bench`: what is measured, in network namespaces. Numbers are ratios to something measured in the same breath; nothing here
 //! is a test that time could fail.
 
+pub(crate) mod memory;
 pub(crate) mod migration;
 pub(crate) mod policy;
 pub(crate) mod tunnel;
@@ -36,6 +37,11 @@ pub(crate) enum What {
         #[command(flatten)]
         options: outer::Options,
     },
+    /// Resident memory of the daemon itself: with one guest, after a transfer, with a hundred guests more.
+    Memory {
+        #[command(flatten)]
+        options: outer::Options,
+    },
     /// The reconciler beside `ip -batch` and `ip xfrm`: ten thousand guests, one guest, memory.
     Policy(policy::Options),
 }
@@ -47,6 +53,7 @@ pub(crate) fn main(what: What) -> ExitCode {
         What::TunnelMeasure(options) => tunnel::measure(&options),
         What::TunnelEnd { specification } => tunnel::end::main(&specification),
         What::Migration { moves, only, options } => Ok(outer::bench_migration(moves, only, &options)),
+        What::Memory { options } => memory::build_and_measure(&options),
         What::Policy(options) => policy::build_and_measure(&options),
     };
     outcome.unwrap_or_else(|failure| {

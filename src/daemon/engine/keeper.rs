@@ -256,10 +256,14 @@ impl Look {
         if mtu < WHOLE_PATH_MTU {
             return (path, Some((way.interface, way.next_hop)));
         }
-        let neighbour = *seen
-            .neighbours
-            .entry((way.interface, way.next_hop))
-            .or_insert_with(|| query.neighbour(way.interface, way.next_hop).ok().flatten());
+        let neighbour = *seen.neighbours.entry((way.interface, way.next_hop)).or_insert_with(|| {
+            let known = query.neighbour(way.interface, way.next_hop).ok().flatten();
+            if known.is_none() {
+                // The kernel asks for it now, so that no binding update or packet has to wait; its answer makes us look again.
+                let _ = query.use_neighbour(way.interface, way.next_hop);
+            }
+            known
+        });
         if let Some(neighbour) = neighbour {
             path.next_hop = NextHop::new(way.interface, way.next_hop, own, neighbour).ok();
         }

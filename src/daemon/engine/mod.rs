@@ -103,7 +103,7 @@ impl Engine {
             frames: vec![Arc::default()],
             reports,
         };
-        path.publish(view.clone());
+        path.publish(view.clone(), std::iter::empty());
         path.start_port(0, Arc::clone(&device))?;
         path.start_tunnel()?;
         Ok(Self { end: End::MobileNode { path, like: Box::new(view) }, core, device })
@@ -130,7 +130,7 @@ impl Engine {
     /// Replaces the table at the host of guests; nothing happens at a home agent.
     pub fn replace_guests(&self, table: Table) {
         if let End::MobileNode { path, like } = &self.end {
-            path.publish(View { table, ..View::clone(like) });
+            path.publish(View { table, ..View::clone(like) }, std::iter::empty());
         }
     }
 

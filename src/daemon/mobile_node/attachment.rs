@@ -59,9 +59,8 @@ impl Runner {
         match action {
             None => return,
             Some(Action::Prepare) => {
-                self.engine.prepare(guest, care_of, now);
+                self.make_ready(guest, now);
                 self.hide(guest);
-                self.unreserved.insert(guest);
             }
             Some(Action::Attach) => {
                 if let Some(policy) = self.roster.get(guest) {
@@ -83,7 +82,11 @@ impl Runner {
                 }
             }
             Some(Action::Detach) => {
-                self.engine.detach(guest, now);
+                if self.attachments.get(&guest).is_some_and(Attachment::stays_ready) {
+                    self.make_ready(guest, now);
+                } else {
+                    self.engine.detach(guest, now);
+                }
                 self.hide(guest);
                 if self.is_at_home(guest) {
                     self.leaving_home.insert(guest);
@@ -92,6 +95,12 @@ impl Runner {
         }
         self.tell_state(guest);
         self.stale = true;
+    }
+
+    /// Everything that its registration needs is brought into force, in silence.
+    fn make_ready(&mut self, guest: GuestId, now: Instant) {
+        self.engine.prepare(guest, self.care_of_address(), now);
+        self.unreserved.insert(guest);
     }
 
     /// The guest is carried no more: its next frame is a sign of it.
@@ -207,7 +216,7 @@ impl Runner {
                     action = attachment.taken_over(last_accepted, now);
                     self.hide(guest);
                 }
-                Event::Deregistered(_) if !came_home => attachment.deregistered(now),
+                Event::Deregistered(_) if !came_home => action = attachment.deregistered(now),
                 _ => {}
             }
         }
@@ -233,10 +242,9 @@ impl Runner {
             };
             self.herald.announce(Some(policy), weight, event.name(), &event.describe(now), after);
         }
-        // Ready again, in silence, for the day it comes back.
-        if action == Some(Action::Prepare) {
-            self.engine.prepare(guest, self.care_of_address(), now);
-            self.unreserved.insert(guest);
+        // For the day it comes back.
+        if action == Some(Action::Prepare) && self.leaving.is_none() && !self.removing.contains(&guest) {
+            self.make_ready(guest, now);
         }
         match event {
             Event::Deregistered(_) => {

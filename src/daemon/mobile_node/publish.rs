@@ -18,7 +18,7 @@ use crate::daemon::tap::Device;
 use crate::home_network::{self, PseudoHomeNetwork};
 use crate::ipsec::Class;
 use crate::policy::{Attachment, GuestPolicy, Port, RouterPolicy};
-use crate::tunnel::{self, Entry, Table};
+use crate::tunnel::{self, Carrier, Entry, Table};
 use crate::vocabulary::{GuestId, MacAddress};
 
 /// What the guests of a port are shown. One port is one link, so it has one router: that of its first guest.
@@ -69,7 +69,15 @@ impl Runner {
             }
         }
         let esp_tunnels = self.esp_tunnels.as_ref();
-        self.path.publish(view(&self.roster, &self.ports, &self.networks, Table::new(entries), esp_tunnels));
+        let view = view(&self.roster, &self.ports, &self.networks, Table::new(entries), esp_tunnels);
+        self.path.publish(view, self.expected());
+    }
+
+    /// The tunnels of guests that are here, or expected: all is in force for them, or soon.
+    fn expected(&self) -> impl Iterator<Item = Carrier> {
+        let home_agent = self.roster.policy().home_agent.address;
+        let away = self.bindings.0.iter().filter(|(guest, _)| !self.returning.contains(guest));
+        away.map(move |(_, care_of)| Carrier { care_of: *care_of, home_agent })
     }
 
     fn entry(&self, id: GuestId, guest: &GuestPolicy, port: usize, mtu: usize, link_mtu: usize) -> Option<Entry> {

@@ -110,7 +110,7 @@ impl Query {
         }
     }
 
-    /// Tells the kernel that a neighbour is in use, so that it keeps finding out whether it is still there (`NTF_USE`): it does
+    /// Tells the kernel that a neighbour is in use (`NTF_USE`), so that it finds out where it is, and whether it is still there: it does
     /// not see what packet sockets send.
     ///
     /// # Errors
@@ -118,7 +118,7 @@ impl Query {
     pub fn use_neighbour(&mut self, interface: u32, address: Ipv6Addr) -> io::Result<()> {
         let mut message = neighbour(interface, address);
         message.header.flags = NeighbourFlags::Use;
-        self.ask(RouteNetlinkMessage::NewNeighbour(message), NLM_F_ACK, |_| {})
+        self.ask(RouteNetlinkMessage::NewNeighbour(message), NLM_F_ACK | NLM_F_CREATE, |_| {})
     }
 
     /// The address of an interface, when it speaks Ethernet and is up.
