@@ -46,7 +46,7 @@ pub struct Config {
     pub state_directory: PathBuf,
     /// Where the control socket is. Default `/run/kagemusha`.
     pub runtime_directory: PathBuf,
-    /// What is logged, in the syntax of `tracing-subscriber`'s filters. Default `info`; the environment variable `KAGEMUSHA_LOG` overrides it.
+    /// What is logged, in the syntax of `tracing-subscriber`'s `Targets`. Default `info`; the environment variable `KAGEMUSHA_LOG` overrides it.
     pub log: String,
     /// `text` or `json`.
     pub log_format: LogFormat,

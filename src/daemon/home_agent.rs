@@ -257,6 +257,7 @@ impl Runner<'_> {
         }
         self.reconcile(now).await;
         self.kernel.reserve();
+        sys::release_freed();
     }
 
     async fn pump(&mut self) {

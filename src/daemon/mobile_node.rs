@@ -312,6 +312,7 @@ impl Runner {
         self.look_at_path_mtus();
         self.reconcile(now).await;
         self.kernel.reserve();
+        sys::release_freed();
     }
 }
 

@@ -47,7 +47,10 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{fmt, registry};
 
 use crate::policy::Policy;
 use config::{Config, LogFormat};
@@ -187,16 +190,17 @@ fn open_control_socket(config: &Config) -> Result<Option<ControlSocket>, Error> 
 }
 
 fn start_log(config: &Config) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let filter = match std::env::var("KAGEMUSHA_LOG") {
-        Ok(filter) => EnvFilter::try_new(filter)?,
-        Err(_) => EnvFilter::try_new(&config.log)?,
+    let filter: Targets = match std::env::var("KAGEMUSHA_LOG") {
+        Ok(filter) => filter.parse()?,
+        Err(_) => config.log.parse()?,
     };
     // A reader of the log that goes away must not end the daemon: reporting that to the same place would panic.
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
+    let layer = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     match config.log_format {
-        LogFormat::Text => builder.with_target(false).with_ansi(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Text => registry().with(filter).with(layer.with_target(false).with_ansi(false)).try_init()?,
+        LogFormat::Json => registry().with(filter).with(layer.json()).try_init()?,
     }
+    Ok(())
 }
 
 /// Whether the kernel's own IPv6-in-IPv6 receiver is loaded, see [`crate::kernel_state::Site::tunnel6_loaded`].

@@ -214,6 +214,15 @@ pub fn receive_messages(
     Ok(received)
 }
 
+/// Gives memory that was freed back to the system: what starting and large changes take is not needed again soon.
+pub fn release_freed() {
+    // SAFETY: takes no pointers, and may be called at any time.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// Gives the memory of whole pages of `buffer` back to the system; their octets are zero afterwards.
 pub fn release_pages(buffer: &mut [u8]) {
     const PAGE: usize = 4096;

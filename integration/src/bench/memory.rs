@@ -1,6 +1,8 @@
 //! `cargo lab bench memory`: resident memory of the daemon itself, as it would be installed: built for release and linked statically.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -12,17 +14,17 @@ use crate::inner::tell;
 use crate::job::{Job, Task};
 use crate::migration::sites::{Site, Sites};
 use crate::migration::stage::{Options, Stage};
-use crate::migration::traffic::Transfer;
 use crate::outer;
 use crate::scenario::Lab;
 use crate::topology::cast::GUEST;
 
 /// How many guests more the second daemon knows.
 const MORE: u16 = 100;
-/// Longer than the tunnel engine keeps buffers that it does not use.
-const IDLE: Duration = Duration::from_secs(3);
-/// How long the guest sends by TCP.
-const TRANSFER: Duration = Duration::from_secs(5);
+/// Longer than the daemon keeps memory that it does not use.
+const IDLE: Duration = Duration::from_secs(35);
+/// How much the guest sends by TCP. The lab keeps all of it, on each link; `cargo lab bench tunnel` sends more.
+const OCTETS: usize = 40_000_000;
+const PORT: u16 = 5001;
 /// The aims, in kB: with one guest, and for each further one.
 const AIM: (u64, u64) = (1500, 32);
 
@@ -62,18 +64,18 @@ fn host_triple() -> Outcome<String> {
 /// The inner side.
 pub(crate) fn run(job: &Job, program: PathBuf) -> Outcome {
     let job = Job { kagemusha: program, ..job.clone() };
-    let (idle, after, octets) = with_lab(&job, 1, one_guest)?;
+    let (idle, after) = with_lab(&job, 1, one_guest)?;
     let many = with_lab(&job, 1 + MORE, |lab| on_stage(lab, 1 + MORE, |daemon| daemon()))?;
     let each = many.all.saturating_sub(idle.all) / u64::from(MORE);
     let mut text = String::new();
     let line = |resident: Resident| format!("{:5} kB resident, {:4} kB of them its own", resident.all, resident.own);
     let _ = writeln!(text, "One guest, bound, idle             {} (aim {} kB)", line(idle), AIM.0);
-    let _ = writeln!(text, "The same after {:4} MB              {} (aim: no growth)", octets / 1_000_000, line(after));
+    let _ = writeln!(text, "The same after {:4} MB              {} (aim: no growth)", OCTETS / 1_000_000, line(after));
     let _ = writeln!(text, "{:3} guests, one of them bound      {}", 1 + MORE, line(many));
     let _ = writeln!(text, "Each further guest                 {each:5} kB (aim {} kB)", AIM.1);
     text.lines().for_each(tell);
     let file = job.directory.join("memory.json");
-    let all = serde_json::json!({ "idle": idle, "after": after, "octets": octets, "many": many, "each_kb": each });
+    let all = serde_json::json!({ "idle": idle, "after": after, "octets": OCTETS, "many": many, "each_kb": each });
     std::fs::write(&file, serde_json::to_vec_pretty(&all)?).during(|| file.display().to_string())
 }
 
@@ -84,16 +86,24 @@ fn with_lab<T>(job: &Job, guests: u16, measure: impl FnOnce(&Lab) -> Outcome<T>)
     result
 }
 
-/// Idle, and after a transfer of so many octets.
-fn one_guest(lab: &Lab) -> Outcome<(Resident, Resident, u64)> {
+/// Idle, and after a transfer.
+fn one_guest(lab: &Lab) -> Outcome<(Resident, Resident)> {
     on_stage(lab, 1, |daemon| {
         let idle = daemon()?;
-        let transfer = Transfer::start(&lab.net.cn, GUEST, 0)?;
-        std::thread::sleep(TRANSFER);
-        let octets = transfer.end()?.octets;
+        transfer(lab).during(|| "a TCP transfer from the guest".into())?;
         std::thread::sleep(IDLE);
-        Ok((idle, daemon()?, octets))
+        Ok((idle, daemon()?))
     })
+}
+
+/// From the guest to the correspondent.
+fn transfer(lab: &Lab) -> Outcome {
+    let listener = lab.net.guest.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)))??;
+    let sender = std::thread::spawn(move || listener.accept()?.0.write_all(&vec![0x5a; OCTETS]));
+    let mut stream = lab.net.cn.run(|| TcpStream::connect((GUEST, PORT)))??;
+    let received = std::io::copy(&mut stream, &mut std::io::sink())?;
+    sender.join().map_err(|_| Failure::new("the sender panicked"))??;
+    ensure(received == OCTETS as u64, || format!("{received} octets came of {OCTETS}"))
 }
 
 /// With the first guest bound at site 1, whose daemon is looked at.

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg};
+use socket2::SockRef;
 
 use super::cpu::{Cpus, pin_this_thread};
 use super::path::{CORRESPONDENT, Path};
@@ -83,6 +84,14 @@ fn ended(error: &std::io::Error) -> bool {
     matches!(error.kind(), BrokenPipe | ConnectionRefused | ConnectionReset | NotConnected | TimedOut | WouldBlock)
 }
 
+/// What TCP goes by: Linux's own default, whatever this machine's is. One that paces by the delays it measures, as BBR, measures the tunnels' delays.
+pub(super) fn congestion_control() -> &'static str {
+    let file = "/proc/sys/net/ipv4/tcp_available_congestion_control";
+    let has_cubic = std::fs::read_to_string(file).is_ok_and(|all| all.split_whitespace().any(|name| name == "cubic"));
+    // Reno is in every kernel.
+    if has_cubic { "cubic" } else { "reno" }
+}
+
 /// `streams` TCP streams from the guest to the correspondent.
 pub(super) fn tcp(path: &Path, streams: usize, cpus: Cpus) -> Outcome<Load> {
     let (stop, arrived) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -96,6 +105,9 @@ pub(super) fn tcp(path: &Path, streams: usize, cpus: Cpus) -> Outcome<Load> {
             .guest
             .run(move || TcpStream::connect_timeout(&destination, PATIENCE))?
             .during(|| format!("{}: connecting through the tunnel", path.variant.name()))?;
+        SockRef::from(&stream)
+            .set_tcp_congestion(congestion_control().as_bytes())
+            .during(|| "TCP_CONGESTION".into())?;
         let (mut accepted, _) = listener.accept()?;
         let arrived = Arc::clone(&arrived);
         stream.set_write_timeout(Some(PATIENCE))?;

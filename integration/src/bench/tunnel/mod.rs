@@ -100,6 +100,8 @@ struct Plan {
     other_rounds: usize,
     others: Vec<Setting>,
     times: Times,
+    /// In the other settings.
+    other_times: Times,
     /// The last round of a setting begins before this.
     enough: Duration,
     shaped: shaped::Plan,
@@ -110,17 +112,19 @@ impl Plan {
     fn new(quick: bool) -> Self {
         let milliseconds = Duration::from_millis;
         let others = Setting::all().into_iter().filter(|setting| *setting != Setting::MAIN);
+        let short = Times {
+            warm_up: milliseconds(100),
+            tcp: milliseconds(350),
+            small: milliseconds(250),
+            round_trips: milliseconds(150),
+        };
         if quick {
             return Self {
                 main_rounds: 3,
                 other_rounds: 1,
                 others: vec![Setting { pinned: false, ..Setting::MAIN }],
-                times: Times {
-                    warm_up: milliseconds(100),
-                    tcp: milliseconds(350),
-                    small: milliseconds(250),
-                    round_trips: milliseconds(150),
-                },
+                times: short,
+                other_times: short,
                 enough: Duration::from_secs(60),
                 shaped: shaped::Plan { time: milliseconds(1200), rounds: 1 },
                 memory: memory::Plan { octets: 10_000_000_000, at_most: milliseconds(1500), guests: 1000 },
@@ -136,6 +140,7 @@ impl Plan {
                 small: milliseconds(300),
                 round_trips: milliseconds(200),
             },
+            other_times: short,
             enough: Duration::from_secs(440),
             shaped: shaped::Plan { time: Duration::from_secs(3), rounds: 3 },
             memory: memory::Plan { octets: 10_000_000_000, at_most: Duration::from_secs(15), guests: 1000 },
@@ -174,7 +179,7 @@ pub(crate) fn measure(options: &MeasureOptions) -> Outcome<ExitCode> {
             rounds(&paths, Setting::MAIN, plan.main_rounds, &plan.times, &mut report, begin + plan.enough)?;
         }
         for setting in settings {
-            rounds(&paths, setting, plan.other_rounds, &plan.times, &mut report, begin + plan.enough)?;
+            rounds(&paths, setting, plan.other_rounds, &plan.other_times, &mut report, begin + plan.enough)?;
         }
         report.counters(&mut paths, &format!("{mode:?}, {mtu} octets"))?;
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::cpu;
+use super::load;
 use super::memory::Memory;
 use super::path::{KernelTunnel, Path};
 use super::sample::Sample;
@@ -19,6 +20,8 @@ pub(super) struct Report {
     pub(super) cpus: usize,
     /// `ip6tnl` or `seg6`.
     pub(super) kernel_tunnel: String,
+    /// Of TCP.
+    pub(super) congestion_control: &'static str,
     pub(super) seconds: f64,
     /// What each engine says about itself.
     pub(super) descriptions: BTreeMap<Variant, String>,
@@ -43,6 +46,7 @@ impl Report {
             kernel: nix::sys::utsname::uname()?.release().to_string_lossy().into_owned(),
             cpus: cpu::count(),
             kernel_tunnel: kernel_tunnel.to_owned(),
+            congestion_control: load::congestion_control(),
             seconds: 0.0,
             descriptions: BTreeMap::new(),
             skipped: BTreeMap::new(),

@@ -19,9 +19,9 @@ pub(super) fn whole(report: &Report) -> String {
 fn write_whole(text: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(
         text,
-        "\nLinux {}, {} CPUs; kernel-tunnel is {}. Ratios are to kernel VXLAN over IPv6 in the same round:\n\
+        "\nLinux {}, {} CPUs; kernel-tunnel is {}; TCP by {}. Ratios are to kernel VXLAN over IPv6 in the same round:\n\
          median (smallest to largest). Every way is guest, host, home agent, correspondent.",
-        report.kernel, report.cpus, report.kernel_tunnel
+        report.kernel, report.cpus, report.kernel_tunnel, report.congestion_control
     )?;
     let settings: BTreeSet<Setting> = report.samples.iter().map(|sample| sample.setting).collect();
     for setting in Setting::all().into_iter().filter(|setting| settings.contains(setting)) {
