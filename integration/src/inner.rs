@@ -82,11 +82,11 @@ fn tell_complete(name: &str) {
     println!("{COMPLETE}{name}");
 }
 
-/// The end of every log of a failed scenario.
+/// The end of every log of a failed scenario, and of what the kernel of a guest in QEMU has said: it may have crashed.
 fn tell_what_daemons_logged(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "log"))
-    {
+    let is_told = |path: &Path| path.extension().is_some_and(|kind| kind == "log" || kind == "console");
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_told(path)) {
         let text = std::fs::read(&path).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();

@@ -14,7 +14,7 @@ use crate::failure::Outcome;
 use crate::node::Node;
 
 /// Longer than an engine keeps buffers that it does not use.
-const IDLE: Duration = Duration::from_secs(3);
+const IDLE: Duration = Duration::from_millis(2500);
 
 /// How much is measured.
 pub(super) struct Plan {

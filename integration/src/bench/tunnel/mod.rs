@@ -113,9 +113,9 @@ impl Plan {
         let milliseconds = Duration::from_millis;
         let others = Setting::all().into_iter().filter(|setting| *setting != Setting::MAIN);
         let short = Times {
-            warm_up: milliseconds(100),
-            tcp: milliseconds(350),
-            small: milliseconds(250),
+            warm_up: milliseconds(80),
+            tcp: milliseconds(300),
+            small: milliseconds(200),
             round_trips: milliseconds(150),
         };
         if quick {
