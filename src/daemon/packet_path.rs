@@ -110,7 +110,7 @@ impl Drop for Watch {
 impl PacketPath {
     /// Replaces what the threads read. The ways of the tunnels `expected` are made known as well: a guest may need one at once.
     pub fn publish(&self, view: View, expected: impl Iterator<Item = Carrier>) {
-        // In an ESP tunnel the kernel finds the way.
+        // What goes by an ESP tunnel does not go by these ways, whether they are known or not: `ingress` and the accelerator's entries see to that.
         let ours = view.table.entries().iter().filter(|entry| !entry.protected.has(Class::TunnelPayload));
         let wanted = ours
             .filter_map(|entry| entry.carrier)
