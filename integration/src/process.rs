@@ -87,6 +87,18 @@ impl<'lab> Daemon<'lab> {
         kill(Pid::from_raw(pid), signal).during(|| format!("{signal} to {}", self.name))
     }
 
+    /// Does several things while it is stopped, so that it cannot come in between; it learns of all of them afterwards.
+    pub(crate) fn while_stopped<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+        self.signal(Signal::SIGSTOP)?;
+        let status = format!("/proc/{}/status", self.child.id());
+        let done = wait_until(&format!("{} is stopped", self.name), Duration::from_secs(5), || {
+            Ok(std::fs::read_to_string(&status).during(|| status.clone())?.contains("State:\tT"))
+        })
+        .and_then(|()| work());
+        self.signal(Signal::SIGCONT)?;
+        done
+    }
+
     /// SIGTERM, and it must end with exit code 0.
     pub(crate) fn terminate(&mut self) -> Outcome {
         if self.ended {
