@@ -302,6 +302,7 @@ impl Runner {
         if !renewed.is_empty() {
             self.stale = true;
         }
+        self.tell_ports();
         if self.esp_tunnels.is_none() && esp_tunnel::is_wanted(self.roster.policy()) {
             let opened = esp_tunnel::open().and_then(|device| self.use_esp_tunnels(device));
             if let Err(error) = opened {

@@ -69,6 +69,8 @@ pub struct OpenPort {
     pub mtu: u32,
     /// The guests of the policy on this port.
     pub guests: Vec<GuestId>,
+    /// Whether the interface of the policy was as it has to be when it was last looked at.
+    pub is_whole: bool,
     private_bridge: Option<String>,
 }
 
@@ -138,7 +140,7 @@ pub async fn open_one(handle: &Handle, port: &Port, number: usize) -> Result<Ope
     match our_tap(handle, number, theirs.mtu, bridge).await {
         Ok(device) => {
             let (port, device) = (port.clone(), Arc::new(device));
-            Ok(OpenPort { port, device, mtu: theirs.mtu, guests: Vec::new(), private_bridge })
+            Ok(OpenPort { port, device, mtu: theirs.mtu, guests: Vec::new(), is_whole: true, private_bridge })
         }
         Err(error) => {
             if let Some(bridge) = &private_bridge {
@@ -171,7 +173,9 @@ pub async fn mend(handle: &Handle, ports: &mut [OpenPort]) -> Vec<usize> {
     let mut renewed = Vec::new();
     // Nobody misses a port that a changed policy has left without guests.
     for (number, port) in ports.iter_mut().enumerate().filter(|(_, port)| !port.guests.is_empty()) {
-        match mend_one(handle, port, number).await {
+        let mended = mend_one(handle, port, number).await;
+        port.is_whole = mended.is_ok();
+        match mended {
             Ok(None) => {}
             Ok(Some(device)) => {
                 tracing::info!(port = port.port.interface(), "our TAP was made again");

@@ -8,13 +8,15 @@ mod programs;
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
+use aya::programs::tc::TcAttachType;
+
 use super::engine::Accelerator;
 use super::engine::accelerator::{GuestPort, WayOut, Ways};
 use super::engine::paths::Ends;
 use crate::tunnel::accelerated::{self, Carried, ENTRY_LENGTH, Place, Side};
 use crate::tunnel::{HomeAgentTable, Table};
 use crate::vocabulary::MacAddress;
-use programs::Programs;
+use programs::{Hook, Programs};
 
 /// Why the tier is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -63,18 +65,26 @@ impl Role {
     }
 }
 
-/// Where what comes out of the tunnel goes.
-#[derive(Debug, Clone, Copy)]
+/// Where what comes out of the tunnel goes, and what goes into it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Port {
-    index: u32,
-    side: Side,
+    /// Index of our TAP or TUN.
+    tap: u32,
+    /// That of the guest's own tap, see [`GuestPort::own`].
+    own: Option<u32>,
     router_mac: MacAddress,
 }
 
 impl Port {
+    fn find(port: &GuestPort<'_>) -> Result<Self, Error> {
+        let own = port.own.map(index_of).transpose()?;
+        Ok(Self { tap: index_of(port.tap)?, own, router_mac: port.router_mac })
+    }
+
     fn place(self, way: &WayOut, slot: u32) -> Place {
         let WayOut { interface: uplink, neighbour: router, inner_mtu: mtu } = *way;
-        Place { uplink, router, mtu, port: self.index, side: self.side, router_mac: self.router_mac, slot }
+        let (port, side) = self.own.map_or((self.tap, Side::Received), |own| (own, Side::Sent));
+        Place { uplink, router, mtu, port, side, router_mac: self.router_mac, slot }
     }
 }
 
@@ -82,7 +92,8 @@ impl Port {
 #[derive(Debug)]
 pub struct Ebpf {
     role: Role,
-    ports: Vec<Port>,
+    /// By port number, with where programs hang for it; none where they cannot.
+    ports: Vec<Option<(Port, Vec<Hook>)>>,
     programs: Programs,
     /// Places among the counters; a guest keeps its own as long as this lives.
     slots: BTreeMap<Ipv6Addr, u32>,
@@ -96,18 +107,9 @@ impl Ebpf {
     /// # Errors
     /// See [`Error`]; needs `CAP_BPF` and `CAP_NET_ADMIN`, or root.
     pub fn mobile_node(ports: &[GuestPort<'_>], guests: usize) -> Result<Self, Error> {
-        let mut new = Self::load(Role::MobileNode, guests)?;
-        for port in ports {
-            let tap = index_of(port.tap)?;
-            new.programs.attach_where_it_sends(new.role.into_tunnel(), tap)?;
-            let (index, side) = match port.own {
-                Some(own) => (index_of(own)?, Side::Sent),
-                None => (tap, Side::Received),
-            };
-            if side == Side::Sent {
-                new.programs.attach_to_guest(new.role.into_tunnel(), index)?;
-            }
-            new.ports.push(Port { index, side, router_mac: port.router_mac });
+        let mut new = Self::load(Role::MobileNode, guests, ports.len())?;
+        for (number, port) in ports.iter().enumerate() {
+            new.open(number, Port::find(port)?)?;
         }
         Ok(new)
     }
@@ -117,16 +119,46 @@ impl Ebpf {
     /// # Errors
     /// As [`Ebpf::mobile_node`].
     pub fn home_agent(tun: &str, guests: usize) -> Result<Self, Error> {
-        let mut new = Self::load(Role::HomeAgent, guests)?;
-        let index = index_of(tun)?;
-        new.programs.attach_where_it_sends(new.role.into_tunnel(), index)?;
-        new.ports.push(Port { index, side: Side::Received, router_mac: MacAddress([0; 6]) });
+        let mut new = Self::load(Role::HomeAgent, guests, 1)?;
+        new.open(0, Port { tap: index_of(tun)?, own: None, router_mac: MacAddress([0; 6]) })?;
         Ok(new)
     }
 
-    fn load(role: Role, guests: usize) -> Result<Self, Error> {
+    fn load(role: Role, guests: usize, ports: usize) -> Result<Self, Error> {
         let programs = Programs::load([role.into_tunnel(), role.out_of_tunnel()], guests)?;
-        Ok(Self { role, ports: Vec::new(), programs, slots: BTreeMap::new(), told: BTreeMap::new() })
+        let ports = (0..ports).map(|_| None).collect();
+        Ok(Self { role, ports, programs, slots: BTreeMap::new(), told: BTreeMap::new() })
+    }
+
+    /// Hangs the program where packets for the tunnel come from.
+    fn open(&mut self, number: usize, port: Port) -> Result<(), Error> {
+        let name = self.role.into_tunnel();
+        let mut hooks = vec![self.programs.attach(name, port.tap, TcAttachType::Egress)?];
+        if let Some(own) = port.own {
+            match self.programs.attach(name, own, TcAttachType::Ingress) {
+                Ok(hook) => hooks.push(hook),
+                Err(error) => {
+                    hooks.into_iter().for_each(|hook| self.programs.detach(hook));
+                    return Err(error);
+                }
+            }
+        }
+        if let Some(place) = self.ports.get_mut(number) {
+            *place = Some((port, hooks));
+        }
+        Ok(())
+    }
+
+    /// Takes it off again; whether it was there.
+    fn close(&mut self, number: usize) -> bool {
+        let closed = self.ports.get_mut(number).and_then(Option::take);
+        let was_open = closed.is_some();
+        closed.into_iter().flat_map(|(_, hooks)| hooks).for_each(|hook| self.programs.detach(hook));
+        was_open
+    }
+
+    fn port(&self, number: usize) -> Option<Port> {
+        Some(self.ports.get(number)?.as_ref()?.0)
     }
 
     fn slot(&mut self, home_address: Ipv6Addr) -> u32 {
@@ -169,10 +201,29 @@ impl Accelerator for Ebpf {
         "ebpf: programs at the port and at the uplink carry what is ordinary".to_owned()
     }
 
+    fn ports_changed(&mut self, ports: &[GuestPort<'_>]) -> bool {
+        let (mut changed, known) = (false, self.ports.len());
+        self.ports.resize_with(ports.len().max(known), || None);
+        for (number, wanted) in ports.iter().enumerate() {
+            let found = Port::find(wanted);
+            if self.port(number).is_some_and(|port| found.as_ref().is_ok_and(|found| *found == port)) {
+                continue;
+            }
+            let is_news = self.close(number) || number >= known;
+            let opened = found.and_then(|port| self.open(number, port));
+            changed |= is_news || opened.is_ok();
+            // Tried again with every look, and told once.
+            if let (Err(error), true) = (opened, is_news) {
+                tracing::warn!(tap = wanted.tap, %error, "guests of this port go through userland");
+            }
+        }
+        changed
+    }
+
     fn guests_changed(&mut self, table: &Table, ways: &Ways) {
         let mut wanted = BTreeMap::new();
         for entry in table.entries() {
-            let (Some(carrier), Some(port)) = (entry.carrier, self.ports.get(entry.port).copied()) else { continue };
+            let (Some(carrier), Some(port)) = (entry.carrier, self.port(entry.port)) else { continue };
             let ends = Ends { source: carrier.care_of, destination: carrier.home_agent };
             let Some(way) = ways.get(&ends) else { continue };
             let slot = self.slot(entry.home_address);
@@ -187,7 +238,7 @@ impl Accelerator for Ebpf {
     fn bindings_changed(&mut self, table: &HomeAgentTable, ways: &Ways) {
         let mut wanted = BTreeMap::new();
         for entry in table.entries() {
-            let (Some(care_of), Some(port)) = (entry.care_of, self.ports.first().copied()) else { continue };
+            let (Some(care_of), Some(port)) = (entry.care_of, self.port(0)) else { continue };
             let ends = Ends { source: table.home_agent(), destination: care_of };
             let Some(way) = ways.get(&ends) else { continue };
             let slot = self.slot(entry.home_address);

@@ -27,7 +27,14 @@ pub(super) struct Programs {
     guests: HashMap<MapData, [u8; KEY_LENGTH], [u8; ENTRY_LENGTH]>,
     counters: PerCpuArray<MapData, [u8; COUNTERS_LENGTH]>,
     /// Where the program of the uplink hangs, by interface.
-    uplinks: BTreeMap<u32, (String, SchedClassifierLinkId)>,
+    uplinks: BTreeMap<u32, Hook>,
+}
+
+/// A program where it hangs.
+#[derive(Debug)]
+pub(super) struct Hook {
+    name: String,
+    link: SchedClassifierLinkId,
 }
 
 impl fmt::Debug for Programs {
@@ -75,44 +82,42 @@ impl Programs {
         Ok(Self { loaded, guests, counters, uplinks: BTreeMap::new() })
     }
 
-    pub(super) fn attach_where_it_sends(&mut self, name: &str, interface: u32) -> Result<(), Error> {
-        self.attach(name, interface, TcAttachType::Egress).map(|_| ())
-    }
-
-    /// Where a guest's own tap receives.
-    pub(super) fn attach_to_guest(&mut self, name: &str, interface: u32) -> Result<(), Error> {
-        self.attach(name, interface, TcAttachType::Ingress).map(|_| ())
-    }
-
     /// Nothing happens where it hangs already.
     pub(super) fn attach_where_it_receives(&mut self, name: &str, interface: u32) -> Result<(), Error> {
         if !self.uplinks.contains_key(&interface) {
-            let link = self.attach(name, interface, TcAttachType::Ingress)?;
-            self.uplinks.insert(interface, (name.to_owned(), link));
+            let hook = self.attach(name, interface, TcAttachType::Ingress)?;
+            self.uplinks.insert(interface, hook);
         }
         Ok(())
     }
 
-    fn attach(&mut self, name: &str, interface: u32, side: TcAttachType) -> Result<SchedClassifierLinkId, Error> {
+    /// Hangs a program where an interface sends (egress) or receives (ingress).
+    pub(super) fn attach(&mut self, name: &str, interface: u32, side: TcAttachType) -> Result<Hook, Error> {
         let interface = nix::net::if_::if_indextoname(interface)
             .ok()
             .and_then(|name| name.into_string().ok())
             .ok_or_else(|| Error::Missing(format!("number {interface}")))?;
         // Programs of others, such as a firewall's, come first.
         let options = TcAttachOptions::TcxOrder(LinkOrder::last());
-        program(&mut self.loaded, name)?
+        let link = program(&mut self.loaded, name)?
             .attach_with_options(&interface, side, options)
-            .map_err(refused(format!("the program {name} at {interface}")))
+            .map_err(refused(format!("the program {name} at {interface}")))?;
+        Ok(Hook { name: name.to_owned(), link })
+    }
+
+    /// Takes a program off again.
+    pub(super) fn detach(&mut self, hook: Hook) {
+        let Hook { name, link } = hook;
+        let detached = program(&mut self.loaded, &name).and_then(|p| p.detach(link).map_err(refused("to detach")));
+        if let Err(error) = detached {
+            tracing::debug!(%error, "an interface that is gone takes its programs with it");
+        }
     }
 
     pub(super) fn detach_all_but(&mut self, wanted: &[u32]) {
         let gone: Vec<_> = self.uplinks.keys().copied().filter(|interface| !wanted.contains(interface)).collect();
-        let loaded = &mut self.loaded;
         for interface in gone {
-            let Some((name, link)) = self.uplinks.remove(&interface) else { continue };
-            if let Err(error) = program(loaded, &name).and_then(|p| p.detach(link).map_err(refused("to detach"))) {
-                tracing::debug!(interface, %error, "an interface that is gone takes its programs with it");
-            }
+            self.uplinks.remove(&interface).into_iter().for_each(|hook| self.detach(hook));
         }
     }
 

@@ -34,6 +34,10 @@ pub trait Accelerator: fmt::Debug + Send {
     /// What it does, in words, for log and status.
     fn description(&self) -> String;
 
+    /// The ports at the host of guests, by port number, as they are now: interfaces come again under other indices. Whether that changes anything;
+    /// then the table is told once more.
+    fn ports_changed(&mut self, ports: &[GuestPort<'_>]) -> bool;
+
     /// The table at the host of guests has changed, or the ways.
     fn guests_changed(&mut self, table: &Table, ways: &Ways);
 
@@ -81,6 +85,14 @@ impl Acceleration {
         let mut state = self.lock();
         state.accelerator = Some(accelerator);
         state.tell();
+    }
+
+    /// Others may have changed the ports at the host of guests, or a changed policy has.
+    pub fn ports_changed(&self, ports: &[GuestPort<'_>]) {
+        let mut state = self.lock();
+        if state.accelerator.as_mut().is_some_and(|accelerator| accelerator.ports_changed(ports)) {
+            state.tell();
+        }
     }
 
     /// A new table at the host of guests.
@@ -190,6 +202,10 @@ mod tests {
             String::new()
         }
 
+        fn ports_changed(&mut self, ports: &[GuestPort<'_>]) -> bool {
+            !ports.is_empty()
+        }
+
         fn guests_changed(&mut self, table: &Table, ways: &Ways) {
             self.0.lock().unwrap().push((table.entries().len(), ways.len()));
         }
@@ -215,5 +231,9 @@ mod tests {
         acceleration.ways_changed(Ways::from([(ends, way)]));
         acceleration.guests_changed(&Table::default());
         assert_eq!(*told.lock().unwrap(), [(0, 0), (0, 1), (0, 1)], "first without a way, and nothing twice");
+        acceleration.ports_changed(&[]);
+        assert_eq!(told.lock().unwrap().len(), 3);
+        acceleration.ports_changed(&[GuestPort { tap: "kgtap0", own: None, router_mac: MacAddress([2; 6]) }]);
+        assert_eq!(told.lock().unwrap().len(), 4, "entries name interfaces, and are told again with other ones");
     }
 }

@@ -29,7 +29,7 @@ use crate::tunnel::accelerated::Carried;
 use crate::tunnel::{Counters, HomeAgentTable, Table};
 use crate::vocabulary::{GuestId, MacAddress};
 
-pub use accelerator::Accelerator;
+pub use accelerator::{Accelerator, GuestPort};
 pub use tier::{Accelerate, Tier};
 
 /// Stack of a thread of the packet path in octets; what is not used takes no memory.
@@ -144,6 +144,13 @@ impl Engine {
     /// Hands packets to an accelerator from now on. What it leaves goes through the threads as before.
     pub fn accelerate(&mut self, accelerator: Box<dyn Accelerator>) {
         self.core.accelerate(accelerator);
+    }
+
+    /// The port of the guests is another one now, for an accelerator; nothing happens at a home agent.
+    pub fn port_changed(&self, port: GuestPort<'_>) {
+        if let End::MobileNode { .. } = &self.end {
+            self.core.keeper.acceleration().ports_changed(&[port]);
+        }
     }
 
     /// What an accelerator has carried so far, by home address; nothing of the threads is in it.

@@ -73,6 +73,11 @@ impl Runner {
         self.path.publish(view, self.expected());
     }
 
+    /// Tells what carries in front of the threads where guests are.
+    pub(super) fn tell_ports(&self) {
+        self.path.core.keeper.acceleration().ports_changed(&guest_ports(&self.roster, &self.ports));
+    }
+
     /// The tunnels of guests that are here, or expected: all is in force for them, or soon.
     fn expected(&self) -> impl Iterator<Item = Carrier> {
         let home_agent = self.roster.policy().home_agent.address;
@@ -110,19 +115,7 @@ pub(super) fn packet_path(
     let guests = roster.guests().count();
     let mut core =
         Core::start(accelerate).map_err(|source| Error::socket("the sockets of the tunnel engine", source))?;
-    let router_macs = router_macs(roster, ports);
-    let guest_ports: Vec<GuestPort<'_>> = ports
-        .iter()
-        .zip(router_macs)
-        .map(|(open, router_mac)| {
-            let own = match &open.port {
-                Port::Tap(own) => Some(own.as_str()),
-                Port::Bridge(_) => None,
-            };
-            GuestPort { tap: open.device.name(), own, router_mac }
-        })
-        .collect();
-    accelerator::at_mobile_node(&mut core, accelerate, &guest_ports, guests);
+    accelerator::at_mobile_node(&mut core, accelerate, &guest_ports(roster, ports), guests);
     let path = PacketPath {
         core,
         view: Shared::new(view(roster, ports, networks, Table::new([]), esp_tunnels)),
@@ -138,6 +131,19 @@ pub(super) fn packet_path(
         path.start_esp_tunnels(Arc::clone(device)).map_err(thread)?;
     }
     Ok(path)
+}
+
+/// The ports as an accelerator is to know them.
+pub(super) fn guest_ports<'a>(roster: &Roster, ports: &'a [OpenPort]) -> Vec<GuestPort<'a>> {
+    let guest_port = |(open, router_mac): (&'a OpenPort, MacAddress)| {
+        let own = match &open.port {
+            Port::Tap(own) if open.is_whole => Some(own.as_str()),
+            // Nobody's now, or on a bridge of somebody else.
+            Port::Tap(_) | Port::Bridge(_) => None,
+        };
+        GuestPort { tap: open.device.name(), own, router_mac }
+    };
+    ports.iter().zip(router_macs(roster, ports)).map(guest_port).collect()
 }
 
 fn view(

@@ -57,6 +57,7 @@ impl Runner {
             self.place(id);
             self.begin_guest(id, now);
         }
+        self.tell_ports();
         self.follow_hypervisors();
         self.look_at_uplink(now).await;
         self.stale = true;

@@ -4,14 +4,14 @@ use std::io::{BufRead, Write};
 use std::net::Ipv6Addr;
 use std::process::ExitCode;
 
-use kagemusha::daemon::engine::{self, HomeAgentEnd, MobileNodeEnd};
+use kagemusha::daemon::engine::{self, GuestPort, HomeAgentEnd, MobileNodeEnd};
 use kagemusha::home_network::config::{ROUTER_LINK_LOCAL, ROUTER_MAC};
 use kagemusha::tunnel::{Carrier, Entry, HomeAgentEntry, HomeAgentTable, Protected, Table, inner_mtu};
 use kagemusha::vocabulary::{GuestId, MacAddress};
 use serde::{Deserialize, Serialize};
 
 use super::naive::Naive;
-use super::path::{CARE_OF, GUEST, HOME_AGENT, TAP, TUN};
+use super::path::{CARE_OF, GUEST, GUEST_LINK, HOME_AGENT, TAP, TUN};
 use super::variant::Engine;
 use crate::failure::{Outcome, While};
 
@@ -35,6 +35,8 @@ pub(crate) struct Specification {
 
 /// The question for the counters on standard input.
 pub(crate) const COUNTERS: &str = "counters";
+/// That the guest's link was made again.
+pub(crate) const PORT: &str = "port";
 
 /// The process: says what it is, then answers until its standard input ends.
 pub(crate) fn main(specification: &str) -> Outcome<ExitCode> {
@@ -42,10 +44,12 @@ pub(crate) fn main(specification: &str) -> Outcome<ExitCode> {
     let running = Running::start(specification)?;
     println!("{}", running.description());
     for line in std::io::stdin().lock().lines() {
-        if line? == COUNTERS {
-            println!("{}", running.counters());
-            std::io::stdout().flush()?;
+        match line?.as_str() {
+            COUNTERS => println!("{}", running.counters()),
+            PORT => println!("{}", running.port_changed(specification)),
+            _ => continue,
         }
+        std::io::stdout().flush()?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -87,6 +91,14 @@ impl Running {
         }
     }
 
+    fn port_changed(&self, specification: Specification) -> &'static str {
+        match self {
+            Self::Ours(engine) => engine.port_changed(port(specification)),
+            Self::Naive(_) => {}
+        }
+        "told"
+    }
+
     fn counters(&self) -> String {
         match self {
             Self::Ours(engine) => {
@@ -108,18 +120,20 @@ fn words<'a>(numbers: impl Iterator<Item = (&'a str, u64)>) -> String {
     shown.collect::<Vec<_>>().join(" ")
 }
 
-#[cfg(feature = "ebpf")]
-fn accelerated(mut engine: engine::Engine, specification: Specification) -> Outcome<engine::Engine> {
-    use super::path::GUEST_LINK;
-    use kagemusha::daemon::ebpf::Ebpf;
-    use kagemusha::daemon::engine::accelerator::GuestPort;
-
+/// Where the guests are.
+fn port(specification: Specification) -> GuestPort<'static> {
     // A guest alone is on a private bridge; where there is no link, memory is measured without a guest.
     let link = std::path::Path::new("/sys/class/net").join(GUEST_LINK);
     let own = (specification.guests == 1 && link.exists()).then_some(GUEST_LINK);
-    let port = GuestPort { tap: TAP, own, router_mac: ROUTER_MAC };
+    GuestPort { tap: TAP, own, router_mac: ROUTER_MAC }
+}
+
+#[cfg(feature = "ebpf")]
+fn accelerated(mut engine: engine::Engine, specification: Specification) -> Outcome<engine::Engine> {
+    use kagemusha::daemon::ebpf::Ebpf;
+
     let ebpf = match specification.role {
-        Role::MobileNode => Ebpf::mobile_node(&[port], specification.guests),
+        Role::MobileNode => Ebpf::mobile_node(&[port(specification)], specification.guests),
         Role::HomeAgent => Ebpf::home_agent(TUN, specification.guests),
     };
     let ebpf = ebpf.during(|| "the eBPF tier".into())?;

@@ -150,6 +150,20 @@ impl Path {
         self.home_agent.ip("link set h0 up\nlink set u0 up\naddr add 2001:db8:3000::1/64 dev u0 nodad")
     }
 
+    /// The guest's link is made anew, under other indices, as when a virtual machine is started again; the engine is told as by the daemon.
+    pub(crate) fn renew_guest_link(&mut self, mtu: usize) -> Outcome {
+        self.host.ip(&format!("link del {GUEST_LINK}"))?;
+        self.guest.ip(&format!(
+            "link add dev eth0 mtu {mtu} type veth peer name {GUEST_LINK} mtu {mtu} netns {}",
+            self.host.namespace_path().display()
+        ))?;
+        self.guest.sysctl("conf/eth0/accept_dad", "0")?;
+        self.guest.ip(&format!("link set eth0 address {GUEST_MAC} up"))?;
+        self.guest_is_routed()?;
+        self.host.ip(&format!("link set {GUEST_LINK} master br0 up"))?;
+        self.ends.first_mut().map_or(Ok(()), EndProcess::port_changed)
+    }
+
     /// One Ethernet segment from guest to correspondent.
     fn vxlan(&self) -> Outcome {
         for (node, port, local, remote) in
@@ -166,13 +180,17 @@ impl Path {
 
     /// Guest and correspondent each behind a router that is its host's kernel, or looks like it.
     fn ends_are_routed(&self) -> Outcome {
-        self.guest.ip(&format!(
-            "addr add {GUEST}/128 dev eth0 nodad\nneigh add fe80::1 lladdr {ROUTER_MAC} dev eth0 nud permanent\n\
-             route add default via fe80::1 dev eth0"
-        ))?;
+        self.guest_is_routed()?;
         self.home_agent.ip("addr add 2001:db8:2000::1/64 dev h0 nodad")?;
         self.correspondent.ip(&format!(
             "addr add {CORRESPONDENT}/64 dev eth0 nodad\nroute add {GUEST}/128 via 2001:db8:2000::1 dev eth0"
+        ))
+    }
+
+    fn guest_is_routed(&self) -> Outcome {
+        self.guest.ip(&format!(
+            "addr add {GUEST}/128 dev eth0 nodad\nneigh add fe80::1 lladdr {ROUTER_MAC} dev eth0 nud permanent\n\
+             route add default via fe80::1 dev eth0"
         ))
     }
 

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use crate::failure::{Failure, Outcome, While, ensure};
 use crate::node::Node;
 
-use super::end::{COUNTERS, Specification};
+use super::end::{COUNTERS, PORT, Specification};
 use super::path::own_program;
 
 /// Ends with this value.
@@ -55,8 +55,17 @@ impl EndProcess {
 
     /// What it has counted, in words.
     pub(crate) fn counters(&mut self) -> Outcome<String> {
+        self.ask(COUNTERS)
+    }
+
+    /// Tells it that the guest's link is another one now, as the daemon's look at its ports does.
+    pub(crate) fn port_changed(&mut self) -> Outcome {
+        self.ask(PORT).map(drop)
+    }
+
+    fn ask(&mut self, question: &str) -> Outcome<String> {
         let input = self.input.as_mut().ok_or_else(|| Failure::new("no input of the end of the tunnel"))?;
-        writeln!(input, "{COUNTERS}")?;
+        writeln!(input, "{question}")?;
         let mut line = String::new();
         ensure(self.output.read_line(&mut line)? > 0, || "the end of the tunnel has ended".into())?;
         Ok(line.trim_end().to_owned())
