@@ -317,7 +317,8 @@ fn random_policy(role: Role, guests: &[(u16, [u8; 2], u32, u8)]) -> (String, Key
         text.push_str("[guest.protect.home-registration]\n");
         text.push_str(&format!("reqid = {{ to_home_agent = {reqid}, to_guest = {} }}\n", reqid + 1));
         for (direction, choice) in ["to-home-agent", "to-guest"].into_iter().zip(algorithms) {
-            let spi = spi.wrapping_add(n as u32 * 2) % 0x00ff_0000 + 256 + u32::from(direction == "to-guest");
+            // Of four guests no two can have the same.
+            let spi = spi % 0x001f_0000 * 8 + n as u32 * 2 + 256 + u32::from(direction == "to-guest");
             let encryption = Encryption::ALL[usize::from(*choice) % Encryption::ALL.len()];
             let integrity = Integrity::ALL[usize::from(*choice / 16) % Integrity::ALL.len()];
             text.push_str(&format!(
