@@ -1,10 +1,11 @@
 //! Captures: one thread per link writes every frame to a pcap file and keeps it for the assertions of the scenario.
 
 use std::fs::File;
-use std::io::{BufWriter, IoSliceMut, Write};
+use std::io::{BufWriter, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ impl Gather {
 
 /// How often it is looked for what must not be seen.
 const LOOK: Duration = Duration::from_millis(100);
+/// A capture that has not taken what waits for it after this time never will.
+const STUCK: Duration = Duration::from_secs(20);
 
 /// The frames of one link since the capture began.
 pub(crate) struct Capture {
@@ -49,13 +52,39 @@ pub(crate) struct Capture {
 struct Shared {
     gather: Duration,
     packets: Mutex<Vec<Arc<Packet>>>,
+    /// Rung with new packets and new answers.
     arrival: Condvar,
     stop: AtomicBool,
+    /// Questions whether everything that has passed was taken, and those that are answered: each with all before it.
+    asked: AtomicU64,
+    answered: AtomicU64,
+    bell: UnixStream,
 }
 
 impl Shared {
     fn packets(&self) -> MutexGuard<'_, Vec<Arc<Packet>>> {
         self.packets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until everything that has passed by now was taken, however little processor time the capture gets.
+    fn take_all(&self) {
+        let question = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        // A full bell rings already.
+        let _ = (&self.bell).write(&[1]);
+        let deadline = Instant::now() + STUCK;
+        let mut packets = self.packets();
+        while self.answered.load(Ordering::SeqCst) < question {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "a capture takes nothing any more");
+            packets = self.arrival.wait_timeout(packets, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn answer(&self, question: u64) {
+        self.answered.store(question, Ordering::SeqCst);
+        // Nobody is between looking at the number and waiting.
+        drop(self.packets());
+        self.arrival.notify_all();
     }
 }
 
@@ -75,16 +104,25 @@ impl Capture {
         setsockopt(&socket, sockopt::RcvBufForce, &(4 << 20))?;
         let mut pcap = BufWriter::new(File::create(file).during(|| file.display().to_string())?);
         pcap.write_all(&pcap_header())?;
+        let (bell, rung) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        rung.set_nonblocking(true)?;
         let shared = Arc::new(Shared {
             gather: gather.time(),
             packets: Mutex::default(),
             arrival: Condvar::new(),
             stop: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            bell,
         });
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name(format!("capture {link}"))
-            .spawn(move || record(&socket, link, &mut pcap, &theirs))?;
+        let thread = std::thread::Builder::new().name(format!("capture {link}")).spawn(move || {
+            let result = record(&socket, &rung, link, &mut pcap, &theirs);
+            // Nothing comes any more.
+            theirs.answer(u64::MAX);
+            result
+        })?;
         Ok(Self { link, shared, thread: Some(thread) })
     }
 
@@ -161,9 +199,9 @@ impl Observer {
         }
     }
 
-    /// What has passed since its place. All that has passed by now has been taken by the capture.
+    /// What has passed since its place.
     fn passed(&self) -> Vec<Arc<Packet>> {
-        std::thread::sleep(2 * self.shared.gather);
+        self.shared.take_all();
         self.taken()
     }
 
@@ -214,11 +252,17 @@ impl Observer {
     }
 }
 
-fn record(socket: &OwnedFd, link: &'static str, pcap: &mut impl Write, shared: &Shared) -> Outcome {
+fn record(
+    socket: &OwnedFd,
+    mut bell: &UnixStream,
+    link: &'static str,
+    pcap: &mut impl Write,
+    shared: &Shared,
+) -> Outcome {
     let mut buffer = vec![0_u8; 1 << 16];
     loop {
-        // Read before looking: what had arrived when the capture was stopped still belongs to it.
-        let stop = shared.stop.load(Ordering::Relaxed);
+        // Read before looking: what had arrived when the capture was stopped, or asked, still belongs to it.
+        let (stop, asked) = (shared.stop.load(Ordering::Relaxed), shared.asked.load(Ordering::SeqCst));
         while let Some((length, time)) = receive(socket, &mut buffer)? {
             let frame = buffer.get(..length).unwrap_or_default();
             pcap.write_all(&pcap_record(time, length))?;
@@ -229,9 +273,13 @@ fn record(socket: &OwnedFd, link: &'static str, pcap: &mut impl Write, shared: &
         if stop {
             return Ok(pcap.flush()?);
         }
-        let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        if asked > shared.answered.load(Ordering::SeqCst) {
+            shared.answer(asked);
+        }
+        let mut ready = [socket.as_fd(), bell.as_fd()].map(|source| PollFd::new(source, PollFlags::POLLIN));
         match poll(&mut ready, PollTimeout::from(50_u8)) {
             Ok(0) | Err(nix::Error::EINTR) => {}
+            Ok(_) if matches!(bell.read(&mut [0; 64]), Ok(length) if length > 0) => {}
             Ok(_) => std::thread::sleep(shared.gather),
             Err(error) => return Err(error.into()),
         }
