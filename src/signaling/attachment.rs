@@ -106,8 +106,11 @@ pub enum Action {
     Prepare,
     /// Register, adopting the home agent's sequence number once.
     Attach,
-    /// Stop without a word.
-    Detach,
+    /// Stop without a word; `ready`: and have everything in force, silently, for its return.
+    Detach {
+        /// Whether it may come back by itself.
+        ready: bool,
+    },
 }
 
 /// The attachment of one guest.
@@ -160,7 +163,7 @@ impl Attachment {
             (Command::Detach, State::Departed) => None,
             (Command::Detach, _) => {
                 self.give_up(State::Departed, now);
-                Some(Action::Detach)
+                Some(Action::Detach { ready: self.stays_ready() })
             }
         }
     }
@@ -226,7 +229,7 @@ impl Attachment {
     }
 
     /// Whether a guest that was given up is made ready again: when it may come back by itself.
-    pub fn stays_ready(&self) -> bool {
+    fn stays_ready(&self) -> bool {
         self.mode == Mode::WhenSeen
     }
 
@@ -333,7 +336,7 @@ mod tests {
         let now = Instant::now();
         let mut guest = bound(Mode::OnCommand, now);
         assert_eq!(guest.command(Command::Prepare, now), None, "a guest that is here is not silenced");
-        assert_eq!(guest.command(Command::Detach, now), Some(Action::Detach));
+        assert_eq!(guest.command(Command::Detach, now), Some(Action::Detach { ready: false }));
         assert_eq!(guest.command(Command::Detach, now), None);
         assert_eq!(guest.seen(Sign::Announcement, now + ABSENCE * 2), None, "on command only");
         assert_eq!(guest.command(Command::Prepare, now), Some(Action::Prepare));
@@ -374,7 +377,7 @@ mod tests {
         assert_eq!(guest.seen(Sign::Frame, start + ECHO), None, "it lives here");
         assert_eq!(guest.seen(Sign::Announcement, start + ECHO), Some(Action::Attach), "it comes from somewhere");
         guest.came_home(start + ECHO);
-        assert_eq!(guest.command(Command::Detach, start + ECHO), Some(Action::Detach));
+        assert_eq!(guest.command(Command::Detach, start + ECHO), Some(Action::Detach { ready: true }));
         assert_eq!(guest.state(), State::Departed);
         guest.came_home(start + ECHO);
         assert_eq!(guest.state(), State::Departed, "given up meanwhile");

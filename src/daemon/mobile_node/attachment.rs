@@ -81,8 +81,8 @@ impl Runner {
                     self.networks.iter_mut().for_each(|network| network.attached(guest, now));
                 }
             }
-            Some(Action::Detach) => {
-                if self.attachments.get(&guest).is_some_and(Attachment::stays_ready) {
+            Some(Action::Detach { ready }) => {
+                if ready {
                     self.make_ready(guest, now);
                 } else {
                     self.engine.detach(guest, now);
