@@ -9,7 +9,7 @@ use crate::job::{Job, Report, Task};
 use crate::scenarios;
 
 /// How many kernels.
-const LANES: usize = 2;
+const LANES: usize = 3;
 
 /// A job of many scenarios for each lane, which has a directory of its own and runs what no other has begun; none for other jobs, and for what
 /// the user has named.
