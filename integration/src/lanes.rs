@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use crate::failure::{Failure, Kind, Outcome, While};
 use crate::job::{Event, Job, ScenarioResult, Task, Verdict};
+use crate::kernel::image::Image;
 use crate::run::Place;
-use crate::scenarios;
 use crate::table::KernelReport;
 
 /// How many inner sides at once.
@@ -23,12 +23,25 @@ const DEATHS: usize = 3;
 pub(crate) struct Site {
     label: String,
     pub(crate) place: Place,
+    /// The kernel of the machine that umip has for itself.
+    pub(crate) peer: Option<Image>,
     /// Where the directories of its scenarios are in the end.
     pub(crate) directory: PathBuf,
     job: Job,
     begun: PathBuf,
     several: bool,
     found: Mutex<Found>,
+}
+
+/// What is to run where.
+#[derive(Clone)]
+pub(crate) struct Part {
+    /// A name for a column and a directory.
+    pub(crate) label: String,
+    pub(crate) place: Place,
+    pub(crate) peer: Option<Image>,
+    /// The scenarios.
+    pub(crate) names: Vec<String>,
 }
 
 #[derive(Default)]
@@ -44,17 +57,18 @@ struct Found {
 type Inner<'a> = &'a (dyn Fn(&Site, &Job, &mut dyn FnMut(Event) -> Outcome) -> Outcome + Sync);
 
 impl Site {
-    /// `several`: there are other kernels, too, and it has a directory of its own; `core_only`: unless the user has named scenarios, only those
-    /// that are for every kernel.
-    pub(crate) fn new(job: &Job, label: &str, place: Place, several: bool, core_only: bool) -> Outcome<Self> {
-        let directory = if several { job.directory.join(label) } else { job.directory.clone() };
+    /// `several`: there are other parts, too, and it has a directory of its own.
+    pub(crate) fn new(job: &Job, part: Part, several: bool) -> Outcome<Self> {
+        let Part { label, place, peer, names } = part;
+        let directory = if several { job.directory.join(&label) } else { job.directory.clone() };
         let begun = directory.join("begun");
         fs::create_dir_all(&begun).during(|| begun.display().to_string())?;
         let mut job = Job { directory: directory.clone(), begun: Some(begun.clone()), ..job.clone() };
-        if let (Task::Scenarios(names), true, false) = (&mut job.task, core_only, job.named) {
-            names.retain(|name| scenarios::is_core(name));
+        job.joined = peer.is_some();
+        if let Task::Scenarios(all) = &mut job.task {
+            *all = names;
         }
-        Ok(Self { label: label.to_owned(), place, directory, job, begun, several, found: Mutex::default() })
+        Ok(Self { label, place, peer, directory, job, begun, several, found: Mutex::default() })
     }
 
     /// What stands in front of the lines of an inner side.

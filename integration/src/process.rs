@@ -1,15 +1,14 @@
 //! Programs under test: started in a node, their log in a file, ended by their own id.
 
-use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::bench::memory::Resident;
+use crate::child::Running;
 use crate::failure::{Failure, Outcome, While, ensure, in_time};
 use crate::node::Node;
 
@@ -23,7 +22,7 @@ pub(crate) struct Daemon<'lab> {
     before: String,
     name: String,
     log: PathBuf,
-    child: Child,
+    child: Running,
     ended: bool,
     /// Parts of ERROR lines that the scenario has brought about itself.
     expected_errors: Vec<&'static str>,
@@ -33,17 +32,16 @@ impl<'lab> Daemon<'lab> {
     /// Starts `program` in `node`; its output goes to `<directory>/<name>.log`.
     pub(crate) fn start(node: &'lab Node, name: &str, directory: &Path, mut command: Command) -> Outcome<Self> {
         let log = directory.join(format!("{name}.log"));
-        // Appending: a daemon that is started again in a scenario continues the log.
-        let file = File::options().create(true).append(true).open(&log).during(|| log.display().to_string())?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).env("NO_COLOR", "1").current_dir(directory);
+        // A daemon that is started again in a scenario continues the log.
+        command.env("NO_COLOR", "1").current_dir(directory);
         let before = traces(node)?;
-        let child = node.spawn(command)?;
+        let child = Running::start(node, command, &log)?;
         Ok(Self { node, before, name: name.to_owned(), log, child, ended: false, expected_errors: vec![] })
     }
 
     /// Everything it has logged.
     pub(crate) fn log(&self) -> String {
-        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        String::from_utf8_lossy(&self.child.log(&self.log)).into_owned()
     }
 
     /// Fails with the end of its log if it has ended by itself.
@@ -86,8 +84,7 @@ impl<'lab> Daemon<'lab> {
 
     /// Asks it to end, as an administrator would.
     pub(crate) fn signal(&self, signal: Signal) -> Outcome {
-        let pid = i32::try_from(self.child.id()).during(|| "process id".into())?;
-        kill(Pid::from_raw(pid), signal).during(|| format!("{signal} to {}", self.name))
+        self.child.signal(signal).during(|| format!("{signal} to {}", self.name))
     }
 
     /// Does several things while it is stopped, so that it cannot come in between; it learns of all of them afterwards.
@@ -130,9 +127,8 @@ impl<'lab> Daemon<'lab> {
     /// Starts it again after it has ended, with the same log; what it must not leave behind is what the first one found.
     pub(crate) fn start_again(&mut self, mut command: Command) -> Outcome {
         ensure(self.ended, || format!("{} still runs", self.name))?;
-        let file = File::options().append(true).open(&self.log).during(|| self.log.display().to_string())?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).env("NO_COLOR", "1");
-        self.child = self.node.spawn(command)?;
+        command.env("NO_COLOR", "1");
+        self.child = Running::start(self.node, command, &self.log)?;
         self.ended = false;
         Ok(())
     }
@@ -178,9 +174,7 @@ impl<'lab> Daemon<'lab> {
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            // It is ours and may have ended meanwhile; either way it is gone afterwards.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            self.child.end();
         }
     }
 }

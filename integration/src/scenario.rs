@@ -3,8 +3,10 @@
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::agent::Agent;
 use crate::capture::{Capture, Observer};
 use crate::dissect::Layer;
 use crate::expect::{self, SOON};
@@ -31,10 +33,23 @@ pub(crate) struct Scenario {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     None,
-    /// umip's `mip6d`.
-    Umip,
+    /// umip's `mip6d` as home agent, in the node `ha`.
+    UmipHomeAgent,
+    /// umip's `mip6d` as mobile node, in the node `host`.
+    UmipMobileNode,
     /// A guest in QEMU, which takes minutes.
     Qemu,
+}
+
+impl Peer {
+    /// The node that umip runs in.
+    pub(crate) fn umip_node(self) -> Option<&'static str> {
+        match self {
+            Self::UmipHomeAgent => Some("ha"),
+            Self::UmipMobileNode => Some("host"),
+            Self::None | Self::Qemu => None,
+        }
+    }
 }
 
 impl Scenario {
@@ -58,10 +73,11 @@ pub(crate) struct Lab {
 
 impl Lab {
     /// The lab of one scenario or bench in `directory`.
-    pub(crate) fn new(directory: &Path, job: &Job) -> Outcome<Self> {
+    /// A node of the name may be in another machine.
+    pub(crate) fn new(directory: &Path, job: &Job, away: Option<(&str, &Arc<Agent>)>) -> Outcome<Self> {
         let started = Instant::now();
         std::fs::create_dir_all(directory).during(|| directory.display().to_string())?;
-        let net = Topology::build(directory, job.gather())?;
+        let net = Topology::build(directory, job.gather(), away)?;
         Ok(Self {
             net,
             directory: directory.to_owned(),

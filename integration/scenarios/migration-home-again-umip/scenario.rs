@@ -10,7 +10,7 @@ use crate::umip::{self, Protection};
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "migration-home-again-umip",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipHomeAgent,
     // Not for tshark: several hosts have the same SA, and their sequence numbers have no common order.
     well_formed: false,
     run,

@@ -9,7 +9,7 @@ use crate::umip::{self, Protection};
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "migration-source-partitioned-umip",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipHomeAgent,
     // Not for tshark: the host that is back after the takeover has lower sequence numbers of the SA that both have.
     well_formed: false,
     run,

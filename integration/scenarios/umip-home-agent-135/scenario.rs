@@ -6,7 +6,7 @@ use crate::umip::{self, Protection};
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-home-agent-135",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipHomeAgent,
     well_formed: true,
     run,
 };

@@ -3,8 +3,13 @@
 use crate::prelude::*;
 use crate::umip::{self, Protection};
 
-pub(crate) const SCENARIO: Scenario =
-    Scenario { name: "umip-home-agent", readme: include_str!("README.md"), peer: Peer::Umip, well_formed: true, run };
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "umip-home-agent",
+    readme: include_str!("README.md"),
+    peer: Peer::UmipHomeAgent,
+    well_formed: true,
+    run,
+};
 
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;

@@ -6,7 +6,7 @@ use crate::umip::{self, Protection};
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-mobile-node-134",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipMobileNode,
     well_formed: true,
     run,
 };

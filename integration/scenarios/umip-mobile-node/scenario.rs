@@ -3,8 +3,13 @@
 use crate::prelude::*;
 use crate::umip::{self, Protection};
 
-pub(crate) const SCENARIO: Scenario =
-    Scenario { name: "umip-mobile-node", readme: include_str!("README.md"), peer: Peer::Umip, well_formed: true, run };
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "umip-mobile-node",
+    readme: include_str!("README.md"),
+    peer: Peer::UmipMobileNode,
+    well_formed: true,
+    run,
+};
 
 use crate::capture::Observer;
 

@@ -141,7 +141,7 @@ pub(crate) fn run(job: &Job, moves: usize, only: &str) -> Vec<ScenarioResult> {
 }
 
 fn measure(job: &Job, name: &str, path: Path, kind: Kind, moves: usize) -> Outcome<Series> {
-    let mut lab = Lab::new(&job.directory.join(name), job)?;
+    let mut lab = Lab::new(&job.directory.join(name), job, None)?;
     let result = measure_in(&lab, path, kind, moves);
     lab.finish()?;
     result
