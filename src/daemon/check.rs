@@ -3,10 +3,12 @@
 //! Nothing is changed: kernel features are tried, and packets sent, in network namespaces that go away with the threads that made them. Trying may
 //! make the kernel load its modules, as running would.
 
+mod carriage;
 mod ends;
 mod exchange;
 mod host;
 mod packets;
+mod probe_data;
 mod probe_signaling;
 mod probe_tunnel;
 mod sample;
@@ -21,6 +23,7 @@ use std::process::ExitCode;
 pub(super) use host::missing_capabilities;
 
 use super::keys::{self, PolicyFileError};
+use super::tap;
 use crate::policy::{self, Policy, Role};
 use sample::Samples;
 use verdict::{Finding, Report, Tried};
@@ -55,7 +58,9 @@ pub fn run(policy: Option<&Path>, json: bool) -> Result<ExitCode, PolicyFileErro
     findings.append(&mut trials.findings);
     let (found, registration) = probe_signaling::run(&samples, &trials);
     findings.extend(found);
-    let report = Report::new(role, kernel, findings, Tried { registration, ..Tried::default() });
+    let (found, tried) = probe_data::run(role, tap::forwards().unwrap_or(false));
+    findings.extend(found);
+    let report = Report::new(role, kernel, findings, Tried { registration, ..tried });
     let printed = print(&report, json);
     Ok(if printed { report.exit_code() } else { ExitCode::FAILURE })
 }

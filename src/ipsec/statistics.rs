@@ -110,11 +110,15 @@ impl fmt::Display for Rise {
     }
 }
 
-/// Several of them, each with its meaning; with what to look at for the first that is known.
+/// Several of them, each with its meaning.
+pub fn list(rises: &[Rise]) -> String {
+    rises.iter().map(Rise::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The same, with what to look at for the first that is known.
 pub fn describe(rises: &[Rise]) -> String {
-    let names: Vec<String> = rises.iter().map(Rise::to_string).collect();
     let advice = rises.iter().find_map(Rise::advice).map_or_else(String::new, |advice| format!("; {advice}"));
-    names.join(", ") + &advice
+    list(rises) + &advice
 }
 
 #[cfg(test)]

@@ -141,12 +141,16 @@ fn wrong_form(what: &str, sighting: Sighting, protected: bool) -> Option<String>
     }
 }
 
+/// What follows when the kernel has dropped a packet here.
+const OURS: &str = "both ends are this program's own here, so this kernel sees something else in the packet than the security policies are \
+    made for: use another kernel, and report this";
+
 /// The kernel's own words about a packet that stayed at a place.
 fn reason(place: Place, rises: &[Rise], explained: bool) -> String {
     match rises {
         [] if explained => String::new(),
         [] => format!("; the IPsec of {place} has counted nothing"),
-        rises => format!("; at {place} {}", statistics::describe(rises)),
+        rises => format!("; at {place} {}; {OURS}", statistics::list(rises)),
     }
 }
 
@@ -252,7 +256,8 @@ mod tests {
             finding.to_string(),
             "MISSING  registration: the binding update has arrived, the acknowledgement has left, and has not arrived at the host; \
              at the host XfrmInPolBlock +1 (a blocking security policy took what came in, the failsafe: no protecting one did so \
-             before); see `ip xfrm policy`: a policy of ours is missing, or this kernel sees something else in the packet"
+             before); both ends are this program's own here, so this kernel sees something else in the packet than the security \
+             policies are made for: use another kernel, and report this"
         );
         let tried = Tried { registration: true, ..Tried::default() };
         let report = Report::new(Role::MobileNode, String::new(), vec![finding], tried);

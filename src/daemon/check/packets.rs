@@ -3,6 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::exchange::Sighting;
+use crate::tunnel::{Kind, Offload, Segments};
 use crate::vocabulary::{Lifetime, MacAddress, SequenceNumber};
 use crate::wire::extension::{self, HomeAddressOption, Type2RoutingHeader};
 use crate::wire::mobility::{
@@ -15,6 +16,12 @@ use crate::wire::{checksum, ethernet, ipv6};
 const DISCARD: u16 = 9;
 /// In every data packet, before its number.
 const MARK: &[u8] = b"kagemusha check ";
+
+/// Pieces of what is sent whole, and octets of data of each.
+pub(super) const PIECES: usize = 3;
+const PIECE: usize = 1000;
+const TCP_HEADER: usize = 20;
+const CHECKSUM_OF_TCP: u16 = 16;
 
 /// The ends of a registration.
 #[derive(Debug, Clone, Copy)]
@@ -112,6 +119,37 @@ pub(super) fn datagram(source: Ipv6Addr, destination: Ipv6Addr, number: u16) -> 
     ipv6::Header::new(source, destination, protocol::UDP).emit(&payload)
 }
 
+/// A TCP packet as a driver leaves it, of [`PIECES`] pieces, each with its own number from `number` on, and what is left to do.
+pub(super) fn whole(source: Ipv6Addr, destination: Ipv6Addr, number: u16) -> (Vec<u8>, Offload) {
+    let piece = |number: u16| {
+        let mut data = [MARK, &number.to_be_bytes()].concat();
+        data.resize(PIECE, 0);
+        data
+    };
+    let data: Vec<u8> = (number..).take(PIECES).flat_map(piece).collect();
+    let ports = [DISCARD, DISCARD].map(u16::to_be_bytes);
+    let [high, low] =
+        checksum::pseudo_header(source, destination, protocol::TCP, TCP_HEADER + data.len()).to_be_bytes();
+    // Sequence and acknowledgement numbers, length of the header, ACK, window, and the sum that the rest is left of.
+    let header = [0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, high, low, 0, 0];
+    let packet = ipv6::Header::new(source, destination, protocol::TCP);
+    let packet = packet.emit(&[ports.as_flattened(), &header, &data].concat());
+    let segments = Segments {
+        kind: Kind::Tcp,
+        size: PIECE as u16,
+        header_length: (ipv6::HEADER_LENGTH + TCP_HEADER) as u16,
+        congestion_window_reduced: false,
+    };
+    let checksum_start = ipv6::HEADER_LENGTH as u16;
+    (packet, Offload { checksum_start, checksum_offset: CHECKSUM_OF_TCP, segments: Some(segments) })
+}
+
+/// Packets that an interface has received, of the text of `/proc/net/dev`.
+pub(super) fn received_by(text: &str, link: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(link)?.strip_prefix(':'));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+}
+
 /// Whether these octets hold the datagram with this number.
 pub(super) fn holds(octets: &[u8], number: u16) -> bool {
     let wanted = [MARK, &number.to_be_bytes()].concat();
@@ -154,6 +192,21 @@ mod tests {
         assert_eq!(sighted(&frame(MACS[0], MACS[1], &native), ENDS, true), seen);
         let others = ipv6::Header::new(ENDS.care_of, ENDS.home_agent, protocol::ESP).emit(&[0; 32]);
         assert_eq!(sighted(&frame(MACS[0], MACS[1], &others), ENDS, true), None, "that of a tunnel");
+    }
+
+    #[test]
+    fn every_piece_of_a_whole_has_its_number() {
+        let (packet, offload) = whole(ENDS.home_address, ENDS.home_agent, 7);
+        let segments = offload.segments.unwrap();
+        let pieces: Vec<_> = packet[usize::from(segments.header_length)..].chunks(usize::from(segments.size)).collect();
+        assert_eq!(pieces.len(), PIECES);
+        assert!(pieces.iter().zip(7..).all(|(piece, number)| holds(piece, number) && !holds(piece, number + 1)));
+    }
+
+    #[test]
+    fn what_an_interface_has_received() {
+        let text = "Inter-|   Receive |  Transmit\n face |bytes    packets\nkage-super:  99  12 0 0\n    lo: 1 2 3\n";
+        assert_eq!([received_by(text, "kage-super"), received_by(text, "lo"), received_by(text, "kage")], [12, 2, 0]);
     }
 
     #[test]

@@ -19,8 +19,10 @@ const fn made_up(subnet: u16, last: u16) -> Ipv6Addr {
 pub(super) const CARE_OF: [Ipv6Addr; 2] = [made_up(1, 0xa), made_up(1, 0xb)];
 /// Whom guests talk to.
 pub(super) const CORRESPONDENT: Ipv6Addr = made_up(3, 2);
-/// The home address of the guest without protection that is among the samples always.
-const UNPROTECTED: Ipv6Addr = made_up(2, 0x10);
+/// The home agent where there is no IPsec, in the network of the host.
+pub(super) const HOME_AGENT: Ipv6Addr = made_up(1, 1);
+/// The home address of a guest without protection, which is among the samples always.
+pub(super) const UNPROTECTED: Ipv6Addr = made_up(2, 0x10);
 
 /// A guest to be tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
