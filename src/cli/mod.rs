@@ -43,7 +43,7 @@ struct RunArguments {
 enum Command {
     /// Run the home-agent role: accept registrations and tunnel for the guests that are away
     HomeAgent(RunArguments),
-    /// Tell, without changing anything, whether this machine can run Kagemusha
+    /// Try, without changing anything, whether this machine can run Kagemusha: packets are sent in network namespaces of its own
     Check {
         /// Also check this policy file and that its algorithms are there
         #[arg(long, value_name = "FILE")]
