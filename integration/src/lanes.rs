@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::failure::{Failure, Kind, Outcome, While};
 use crate::job::{Event, Job, ScenarioResult, Task, Verdict};
@@ -104,38 +105,54 @@ impl Site {
         Ok(Job { directory, ..self.job.clone() })
     }
 
+    fn must_be_complete(&self) -> Outcome {
+        let Task::Scenarios(names) = &self.job.task else { return Ok(()) };
+        let found = self.found();
+        match names.iter().find(|name| found.results.iter().all(|result| result.name != **name)) {
+            None => Ok(()),
+            Some(missing) => Err(Failure::new(format!("{}: no machine has run {missing}", self.label))),
+        }
+    }
+
     /// What became of it, in the order of the list.
-    fn report(&self) -> Outcome<KernelReport> {
+    fn report(&self) -> KernelReport {
         let mut found = self.found();
         if let Task::Scenarios(names) = &self.job.task {
-            let missing = names.iter().find(|name| found.results.iter().all(|result| result.name != **name));
-            if let Some(missing) = missing {
-                return Err(Failure::new(format!("{}: no machine has run {missing}", self.label)));
-            }
             found.results.sort_by_key(|result| names.iter().position(|name| *name == result.name));
         }
         let (label, release) = (self.label.clone(), found.release.clone());
-        Ok(KernelReport { label, release, results: std::mem::take(&mut found.results) })
+        KernelReport { label, release, results: std::mem::take(&mut found.results) }
     }
 }
 
-/// Runs all sites, as many inner sides at once as there are lanes; `ended` is told of each scenario whose files are complete.
+/// Runs all sites, as many inner sides at once as there are lanes; `ended` is told of each scenario whose files are complete. What became of it is
+/// told also when it could not go on to its end.
 pub(crate) fn run(
     sites: &[Site],
     inner: Inner<'_>,
     ended: &(dyn Fn(&Site, &str) + Sync),
-) -> Outcome<Vec<KernelReport>> {
-    std::thread::scope(|scope| {
-        let lane = |number| scope.spawn(move || sites.iter().try_for_each(|site| work_off(site, number, inner, ended)));
+    end: Instant,
+) -> (Vec<KernelReport>, Outcome) {
+    let all = std::thread::scope(|scope| {
+        let lane =
+            |number| scope.spawn(move || sites.iter().try_for_each(|site| work_off(site, number, inner, ended, end)));
         let running: Vec<_> = (1..=LANES).map(lane).collect();
         let panicked = |_| Err(Failure::new("a thread of the lab panicked"));
-        running.into_iter().try_for_each(|lane| lane.join().unwrap_or_else(panicked))
-    })?;
-    sites.iter().map(Site::report).collect()
+        // The first failure counts; the others are waited for.
+        running.into_iter().map(|lane| lane.join().unwrap_or_else(panicked)).fold(Ok(()), Outcome::and)
+    });
+    let complete = sites.iter().try_for_each(Site::must_be_complete);
+    (sites.iter().map(Site::report).collect(), all.and(complete))
 }
 
 /// One inner side after the other, until nothing of the site is left that was not begun.
-fn work_off(site: &Site, number: usize, inner: Inner<'_>, ended: &(dyn Fn(&Site, &str) + Sync)) -> Outcome {
+fn work_off(
+    site: &Site,
+    number: usize,
+    inner: Inner<'_>,
+    ended: &(dyn Fn(&Site, &str) + Sync),
+    end: Instant,
+) -> Outcome {
     while site.takes_one_more() {
         let job = site.lane(number)?;
         let (mut current, mut worked, mut starting) = (None, false, true);
@@ -170,7 +187,7 @@ fn work_off(site: &Site, number: usize, inner: Inner<'_>, ended: &(dyn Fn(&Site,
         let mut found = site.found();
         found.results.push(ScenarioResult { name, verdict, seconds: 0.0 });
         found.deaths += 1;
-        let give_up = found.deaths >= DEATHS || !worked && found.deaths > 1;
+        let give_up = found.deaths >= DEATHS || !worked && found.deaths > 1 || Instant::now() > end;
         drop(found);
         if give_up {
             return Err(failure);

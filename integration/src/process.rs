@@ -13,6 +13,9 @@ use crate::bench::memory::Resident;
 use crate::failure::{Failure, Outcome, While, ensure, in_time};
 use crate::node::Node;
 
+/// A daemon that is told to end waits at most 8 s for others.
+const END: Duration = Duration::from_secs(60);
+
 /// A running daemon. Dropping it kills it.
 pub(crate) struct Daemon<'lab> {
     node: &'lab Node,
@@ -91,7 +94,7 @@ impl<'lab> Daemon<'lab> {
     pub(crate) fn while_stopped<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
         self.signal(Signal::SIGSTOP)?;
         let status = format!("/proc/{}/status", self.child.id());
-        let done = wait_until(&format!("{} is stopped", self.name), Duration::from_secs(5), || {
+        let done = wait_until(&format!("{} is stopped", self.name), END, || {
             Ok(std::fs::read_to_string(&status).during(|| status.clone())?.contains("State:\tT"))
         })
         .and_then(|()| work());
@@ -106,7 +109,7 @@ impl<'lab> Daemon<'lab> {
         }
         self.must_run()?;
         self.signal(Signal::SIGTERM)?;
-        let status = self.wait(Duration::from_secs(15))?;
+        let status = self.wait(END)?;
         ensure(status.success(), || format!("{} ended with {status}; its log:{}", self.name, self.tail()))
     }
 
@@ -114,13 +117,13 @@ impl<'lab> Daemon<'lab> {
     pub(crate) fn terminate_anyhow(&mut self) -> Outcome {
         self.must_run()?;
         self.signal(Signal::SIGTERM)?;
-        self.wait(Duration::from_secs(15)).map(|_| ())
+        self.wait(END).map(|_| ())
     }
 
     /// SIGKILL: a crash.
     pub(crate) fn crash(&mut self) -> Outcome {
         self.signal(Signal::SIGKILL)?;
-        let status = self.wait(Duration::from_secs(5))?;
+        let status = self.wait(END)?;
         ensure(status.signal() == Some(9), || format!("{} ended with {status}", self.name))
     }
 

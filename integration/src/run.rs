@@ -20,7 +20,7 @@ use crate::migration::image;
 use crate::oracle::{Opinion, Oracle};
 use crate::outer::{boots, cargo};
 use crate::scenario::Peer;
-use crate::table::{KernelReport, TSHARK};
+use crate::table::{self, KernelReport, TSHARK};
 use crate::{packages, probe, scenarios};
 
 /// Options of the commands that run something.
@@ -145,8 +145,14 @@ impl Run {
             }
         };
         let end = Instant::now() + Duration::from_secs(options.timeout);
-        let reports = lanes::run(&sites, &|site, lane, heard| self.inner(site, lane, options, end, heard), &ended);
-        let mut reports = reports?;
+        let inner = |site: &Site, lane: &Job, heard: &mut dyn FnMut(Event) -> Outcome| {
+            self.inner(site, lane, options, end, heard)
+        };
+        let (mut reports, all) = lanes::run(&sites, &inner, &ended, end);
+        if all.is_err() && reports.iter().any(|report| !report.results.is_empty()) {
+            table::show(&reports);
+        }
+        all?;
         if let Some(first) = reports.first_mut() {
             conclude(oracle, first);
         }

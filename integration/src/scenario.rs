@@ -176,8 +176,8 @@ impl Lab {
 
     /// One echo request from `node` to `destination` that must be answered.
     pub(crate) fn ping(&self, node: &Node, destination: Ipv6Addr) -> Outcome {
-        let answered = ping_once(node, destination, Duration::from_secs(3))?;
-        in_time(answered, || format!("{}: no echo reply from {destination} within 3 s", node.name()))
+        let answered = ping_once(node, destination, ANSWER)?;
+        in_time(answered, || format!("{}: no echo reply from {destination}", node.name()))
     }
 
     /// Echo requests from `node` to `destination` until one is answered.
@@ -212,6 +212,9 @@ impl Lab {
         self.net.stop_captures()
     }
 }
+
+/// One echo request is answered in this time, also by an emulated machine beside others.
+const ANSWER: Duration = Duration::from_secs(15);
 
 fn ping_once(node: &Node, destination: Ipv6Addr, wait: Duration) -> Outcome<bool> {
     let (wait, destination) = (wait.as_secs().to_string(), destination.to_string());

@@ -30,7 +30,7 @@ fn run(lab: &Lab) -> Outcome {
     let mut foreign = lab.watch(FOREIGN)?;
     places.plug(lab, Site::One)?;
     sites::announce(&net.guest, GUEST_MAC)?;
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(20))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     let _services = net.guest.run(guest::serve)??;
     lab.wait_for_router(&net.guest)?;
     lab.ping_until_answered(&net.far, GUEST, SOON)?;
@@ -57,7 +57,7 @@ fn run(lab: &Lab) -> Outcome {
     let mut foreign = lab.watch(FOREIGN)?;
     places.move_guest(lab, Site::Home, Site::One)?;
     lab.command(home_host, &["detach", "vm1"])?;
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(20))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.ping_until_answered(&net.cn, GUEST, SOON)?;
     conversation.end(lab)?;
     lab.end([home, away])?;

@@ -25,7 +25,7 @@ fn run(lab: &Lab) -> Outcome {
     let (mut foreign, mut foreign2) = (lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
     places.plug(lab, Site::One)?;
     sites::announce(&net.guest, GUEST_MAC)?;
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(20))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     let _services = net.guest.run(guest::serve)??;
     lab.wait_for_router(&net.guest)?;
     lab.ping_until_answered(&net.far, GUEST, SOON)?;
@@ -41,7 +41,7 @@ fn run(lab: &Lab) -> Outcome {
     lab.step("site 1 is back");
     let back = lab.watch(FOREIGN)?;
     net.plug(&net.host, "eth0", FOREIGN)?;
-    wait_until("site 1 tells that another host has the guest", Duration::from_secs(20), || {
+    wait_until("site 1 tells that another host has the guest", FIRST_REGISTRATION, || {
         source.must_run()?;
         Ok(source.log().contains("another host speaks for this guest now"))
     })?;

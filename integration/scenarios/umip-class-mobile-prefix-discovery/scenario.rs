@@ -24,7 +24,7 @@ fn run(lab: &Lab) -> Outcome {
         packet.is_from_to(CARE_OF, HOME_AGENT) && packet.spi() == Some(wanted)
     })?;
     let wanted = spi(Class::MobilePrefixDiscovery, Toward::Guest);
-    foreign.must_see("the advertisement in ESP", Duration::from_secs(15), |packet| {
+    foreign.must_see("the advertisement in ESP", FIRST_REGISTRATION, |packet| {
         packet.is_from_to(HOME_AGENT, CARE_OF) && packet.spi() == Some(wanted)
     })?;
     lab.end([mobile_node])?;

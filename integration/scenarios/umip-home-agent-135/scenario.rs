@@ -16,9 +16,9 @@ fn run(lab: &Lab) -> Outcome {
     let (mut foreign, mut foreign2) = (lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
     let peer = umip::start_home_agent(lab, Protection::None)?;
     let old = lab.start_mobile_node(&net.host, policies::PLAIN_HOST_12S)?;
-    registration(&mut foreign, CARE_OF, GUEST, 0, Duration::from_secs(20))?;
+    registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
     lab.step("a refresh, so that the sequence number has moved on");
-    let (last, _) = registration(&mut foreign, CARE_OF, GUEST, 0, Duration::from_secs(12))?;
+    let (last, _) = registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
 
     lab.step("the guest is live-migrated");
     net.migrate_guest()?;

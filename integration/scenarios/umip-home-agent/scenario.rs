@@ -14,7 +14,7 @@ fn run(lab: &Lab) -> Outcome {
     let mobile_node = lab.start_mobile_node(&net.host, policies::ESP_HOST_12S)?;
 
     lab.step("registration");
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(20))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.wait_for_router(&net.guest)?;
     lab.ping(&net.guest, CORRESPONDENT)?;
     echo_from_guest(&mut foreign, CARE_OF, GUEST, CORRESPONDENT)?;
@@ -24,7 +24,7 @@ fn run(lab: &Lab) -> Outcome {
     lab.ping(&net.ha, GUEST)?;
 
     lab.step("refresh");
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(12))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.ping(&net.cn, GUEST)?;
 
     lab.step("handover");
