@@ -23,7 +23,7 @@ use std::process::ExitCode;
 pub(super) use host::missing_capabilities;
 
 use super::keys::{self, PolicyFileError};
-use super::tap;
+use super::{clock, tap};
 use crate::policy::{self, Policy, Role};
 use sample::Samples;
 use verdict::{Finding, Report, Tried};
@@ -54,11 +54,13 @@ pub fn run(policy: Option<&Path>, json: bool) -> Result<ExitCode, PolicyFileErro
     let role = policy.as_ref().map_or(Role::MobileNode, |policy| policy.role);
     findings.extend(host::findings(role, policy.as_ref()));
     let samples = Samples::of(policy.as_ref());
+    let begin = clock::now();
     let mut trials = trial::run(&samples);
+    let patience = stage::patience(clock::now().saturating_duration_since(begin));
     findings.append(&mut trials.findings);
-    let (found, registration) = probe_signaling::run(&samples, &trials);
+    let (found, registration) = probe_signaling::run(&samples, &trials, patience);
     findings.extend(found);
-    let (found, tried) = probe_data::run(role, tap::forwards().unwrap_or(false));
+    let (found, tried) = probe_data::run(role, tap::forwards().unwrap_or(false), patience);
     findings.extend(found);
     let report = Report::new(role, kernel, findings, Tried { registration, ..tried });
     let printed = print(&report, json);

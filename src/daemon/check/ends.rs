@@ -2,7 +2,7 @@
 //! socket, the signaling engine.
 
 use std::collections::BTreeSet;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::exchange::{Passage, Sighting};
 use super::packets::{self, Ends};
 use super::sample::{CARE_OF, CORRESPONDENT, Samples};
-use super::stage::{Ground, Hopeless, PATIENCE, counted, index_of, tun, until};
+use super::stage::{Ground, Hopeless, counted, index_of, take, tun, until};
 use crate::daemon::mobility_socket::{Arrival, MobilitySocket};
 use crate::daemon::packet_socket::{Filter, PacketSocket};
 use crate::daemon::ports::EthernetLink;
@@ -48,6 +48,7 @@ pub(super) struct End {
     buffer: ReceiveBuffer,
     /// Where data of guests under ESP comes and goes: at the host the way to the guest, at the home agent that to the correspondent.
     data: Option<Device>,
+    patience: Duration,
 }
 
 /// Where a message of a registration goes.
@@ -71,6 +72,7 @@ impl End {
         interface: &str,
         configuration: Configuration,
         data: Option<Device>,
+        patience: Duration,
     ) -> Result<Self, String> {
         let link = ground.link(interface)?;
         let reconciler = ground.block_on(async { Reconciler::new(configuration.clone()) });
@@ -87,6 +89,7 @@ impl End {
             site: Site { uplink, tunnel6_loaded: tunnel6_loaded() },
             buffer: ReceiveBuffer::new(BUFFER),
             data,
+            patience,
         };
         end.begin()?;
         Ok(end)
@@ -126,9 +129,9 @@ impl End {
 
     /// Waits for the message of a registration that is on its way here.
     fn wait_for(&mut self, ends: Ends, toward: Toward, before: &Statistics) -> Seen {
-        let (mut seen, mut hopeless) = (Seen::default(), Hopeless::default());
-        let Self { socket, wire, buffer, .. } = self;
-        until(&[socket.as_fd(), wire.as_fd()], PATIENCE, || {
+        let (mut seen, mut hopeless) = (Seen::default(), Hopeless::after(self.patience));
+        let Self { socket, wire, buffer, patience, .. } = self;
+        until(&[socket.as_fd(), wire.as_fd()], *patience, || {
             let mut frame = [0; BUFFER];
             while let Ok(length) = wire.receive(&mut frame) {
                 let frame = frame.get(..length).unwrap_or_default();
@@ -150,8 +153,8 @@ impl End {
     /// Waits for a forged message about a guest, and says whether it came, and whether that about another guest, sent before it, did.
     pub(super) fn which_arrive(&mut self, control: Ipv6Addr, other: Ipv6Addr, number: SequenceNumber) -> (bool, bool) {
         let (mut control_arrived, mut arrived) = (false, false);
-        let Self { socket, buffer, .. } = self;
-        until(&[socket.as_fd()], PATIENCE, || {
+        let Self { socket, buffer, patience, .. } = self;
+        until(&[socket.as_fd()], *patience, || {
             while let Ok(arrival) = socket.receive(buffer) {
                 let numbered = packets::sequence_of(arrival.message) == Some(number);
                 let is_of = |guest| numbered && [arrival.source, arrival.destination].contains(&guest);
@@ -177,16 +180,16 @@ impl End {
         number: u16,
         before: &Statistics,
     ) -> Passage {
-        let (mut passage, mut hopeless) = (Passage::default(), Hopeless::default());
+        let (mut passage, mut hopeless) = (Passage::default(), Hopeless::after(self.patience));
         let Some(device) = &self.data else { return passage };
-        until(&[device.as_fd(), self.wire.as_fd()], PATIENCE, || {
+        until(&[device.as_fd(), self.wire.as_fd()], self.patience, || {
             let mut octets = [0; BUFFER];
             while let Ok(length) = self.wire.receive(&mut octets) {
                 let frame = octets.get(..length).unwrap_or_default();
                 // The first: what comes out of ESP is shown once more, as if it had come by the link like that.
                 passage.left = passage.left.or_else(|| packets::tunnel_sighted(frame, outer, inner));
             }
-            while let Ok(length) = device.read_now(&mut [IoSliceMut::new(&mut octets)]) {
+            while let Some(length) = take(device, &mut octets) {
                 passage.arrived |= packets::holds(octets.get(..length).unwrap_or_default(), number);
             }
             (passage.arrived || hopeless.is_so(passage.left.is_some(), before)).then_some(())
@@ -211,7 +214,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn open(ground: Ground, samples: &Samples) -> Result<Self, String> {
+    pub(super) fn open(ground: Ground, samples: &Samples, patience: Duration) -> Result<Self, String> {
         let configuration = samples.configuration(Role::MobileNode);
         let index = index_of(UPLINK)?;
         for care_of in CARE_OF {
@@ -230,7 +233,7 @@ impl Host {
                 GuestConfig { home_address, home_agent, lifetime, last_sequence, key_management_mobility: false };
             engine.add_guest(GuestId(number), config);
         }
-        Ok(Self { end: End::open(ground, UPLINK, configuration, data)?, engine })
+        Ok(Self { end: End::open(ground, UPLINK, configuration, data, patience)?, engine })
     }
 
     /// Has the engine register the guest from this care-of address, up to the binding update.
@@ -309,7 +312,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn open(ground: Ground, samples: &Samples) -> Result<Self, String> {
+    pub(super) fn open(ground: Ground, samples: &Samples, patience: Duration) -> Result<Self, String> {
         let configuration = samples.configuration(Role::HomeAgent);
         ground.set_up(OUTSIDE)?;
         let index = index_of(OUTSIDE)?;
@@ -338,7 +341,7 @@ impl Agent {
         for (number, guest) in configuration.guests.iter().enumerate() {
             engine.add_guest(GuestId(number), guest.home_address, None);
         }
-        Ok(Self { end: End::open(ground, OUTSIDE, configuration, data)?, engine, _tun: tun })
+        Ok(Self { end: End::open(ground, OUTSIDE, configuration, data, patience)?, engine, _tun: tun })
     }
 
     /// Waits for the binding update, gives it to the engine and does what that wants, up to the acknowledgement.

@@ -1,7 +1,8 @@
 //! Packets of a guest through the tunnel engine in each of its tiers: a guest's tap on a private bridge at the host, a cable, a home agent, and
 //! a correspondent behind it.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice};
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::carriage::{self, Carriage};
 use super::ends::{OUTSIDE, UPLINK};
 use super::packets::{self, PIECES};
 use super::sample::{CARE_OF, CORRESPONDENT, HOME_AGENT, UNPROTECTED};
-use super::stage::{Ground, PATIENCE, Plot, index_of, tun, until};
+use super::stage::{Ground, Plot, index_of, take, tun, until};
 use super::verdict::{Finding, Tried};
 use crate::daemon::clock;
 use crate::daemon::engine::{Engine, GuestPort, HomeAgentEnd, Tier, super_packet};
@@ -34,8 +35,8 @@ const ROUND: Duration = Duration::from_millis(250);
 const NUMBERS: u16 = 1 + PIECES as u16;
 
 /// Tries every tier, and says which one the daemon would take.
-pub(super) fn run(role: Role, forwarding: bool) -> (Vec<Finding>, Tried) {
-    let seen: Vec<_> = Tier::ALL.into_iter().map(|tier| (tier, attempt(tier, role, forwarding))).collect();
+pub(super) fn run(role: Role, forwarding: bool, patience: Duration) -> (Vec<Finding>, Tried) {
+    let seen: Vec<_> = Tier::ALL.into_iter().map(|tier| (tier, attempt(tier, role, forwarding, patience))).collect();
     let (mut findings, tiers): (Vec<_>, Vec<_>) =
         seen.iter().map(|(tier, carriage)| carriage::judge(*tier, carriage)).unzip();
     let auto = carriage::automatic(&seen);
@@ -45,7 +46,7 @@ pub(super) fn run(role: Role, forwarding: bool) -> (Vec<Finding>, Tried) {
     (findings, Tried { tiers, auto: auto.map(Tier::name), ..Tried::default() })
 }
 
-fn attempt(tier: Tier, role: Role, forwarding: bool) -> Result<Carriage, String> {
+fn attempt(tier: Tier, role: Role, forwarding: bool, patience: Duration) -> Result<Carriage, String> {
     let [at_host, at_agent] = [Plot::clear()?, Plot::clear()?];
     Plot::cable((&at_host, UPLINK), (&at_agent, OUTSIDE))?;
     // What this machine's own role may do depends on whether this machine forwards; a home agent always does.
@@ -60,13 +61,13 @@ fn attempt(tier: Tier, role: Role, forwarding: bool) -> Result<Carriage, String>
         return Ok(Carriage { refused, ..Carriage::default() });
     }
     let mut carriage = Carriage::default();
-    let deadline = clock::now() + PATIENCE;
+    let deadline = clock::now() + patience;
     let mut number = 0;
     while clock::now() < deadline && !(carriage.out && carriage.back && carriage.by_itself) {
         host.run(move |(_, host)| host.send(number))??;
-        carriage.out |= agent.run(move |(_, agent)| hears(&agent.correspondent, number))?;
+        carriage.out |= agent.run(move |(_, agent)| agent.ear.hears(&agent.correspondent, number))?;
         agent.run(move |(_, agent)| agent.send(number))??;
-        carriage.back |= host.run(move |(_, host)| hears(&host.guest, number))?;
+        carriage.back |= host.run(move |(_, host)| host.ear.hears(&host.guest, number))?;
         let carried = (host.run(|(_, host)| host.engine.carried())?, agent.run(|(_, agent)| agent.engine.carried())?);
         carriage.by_itself = carried.0 && carried.1;
         number += NUMBERS;
@@ -114,6 +115,7 @@ fn entered() -> u64 {
 struct Host {
     engine: Running,
     guest: Device,
+    ear: Ear,
     _port: OpenPort,
 }
 
@@ -148,7 +150,7 @@ impl Host {
             let own = Some(GUEST_TAP);
             engine.start_programs(Some(GuestPort { tap: port.device.name(), own, router_mac: ROUTER_MAC }), 1);
         }
-        Ok(Self { engine: Running::new(engine), guest, _port: port })
+        Ok(Self { engine: Running::new(engine), guest, ear: Ear::default(), _port: port })
     }
 
     /// As the guest's virtual network card would.
@@ -163,6 +165,7 @@ impl Host {
 struct Agent {
     engine: Running,
     correspondent: Device,
+    ear: Ear,
 }
 
 impl Agent {
@@ -190,7 +193,7 @@ impl Agent {
         if tier == Tier::Ebpf {
             engine.start_programs(None, 1);
         }
-        Ok(Self { engine: Running::new(engine), correspondent })
+        Ok(Self { engine: Running::new(engine), correspondent, ear: Ear::default() })
     }
 
     fn send(&self, number: u16) -> Result<(), String> {
@@ -215,16 +218,23 @@ fn send(device: &Device, (from, to): (Ipv6Addr, Ipv6Addr), link_header: &[u8], n
     Ok(())
 }
 
-/// Whether the datagram and all pieces of the whole come out here, in whatever form.
-fn hears(device: &Device, number: u16) -> bool {
-    let mut missing: Vec<u16> = (number..number + NUMBERS).collect();
-    let heard = until(&[device.as_fd()], ROUND, || {
-        let mut octets = [0; VNET_HEADER_LENGTH + ethernet::HEADER_LENGTH + 8192];
-        while let Ok(length) = device.read_now(&mut [IoSliceMut::new(&mut octets)]) {
-            let frame = octets.get(..length).unwrap_or_default();
-            missing.retain(|number| !packets::holds(frame, *number));
-        }
-        missing.is_empty().then_some(())
-    });
-    heard.is_some()
+/// What has come out of the tunnel so far.
+#[derive(Debug, Default)]
+struct Ear(BTreeSet<u16>);
+
+impl Ear {
+    /// Waits for the datagram and all pieces of the whole of one round, this one or an earlier one, in whatever form.
+    fn hears(&mut self, device: &Device, number: u16) -> bool {
+        let Self(heard) = self;
+        let heard = until(&[device.as_fd()], ROUND, || {
+            let mut octets = [0; VNET_HEADER_LENGTH + ethernet::HEADER_LENGTH + 8192];
+            while let Some(length) = take(device, &mut octets) {
+                let frame = octets.get(..length).unwrap_or_default();
+                heard.extend((0..number + NUMBERS).filter(|number| packets::holds(frame, *number)));
+            }
+            let mut rounds = (0..=number).step_by(usize::from(NUMBERS));
+            rounds.any(|first| (first..first + NUMBERS).all(|number| heard.contains(&number))).then_some(())
+        });
+        heard.is_some()
+    }
 }

@@ -2,6 +2,7 @@
 //! care-of address and after a move at another, and forged messages that must not get through.
 
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
 use super::ends::{Agent, End, Host, OUTSIDE, UPLINK};
 use super::exchange::{Exchange, Intrusion, Step};
@@ -27,7 +28,7 @@ pub(super) struct Pair {
 }
 
 /// What was found, and whether any registration was tried.
-pub(super) fn run(samples: &Samples, trials: &Trials) -> (Vec<Finding>, bool) {
+pub(super) fn run(samples: &Samples, trials: &Trials, patience: Duration) -> (Vec<Finding>, bool) {
     let obstacle = |sample: &Sample| trials.obstacle(&sample.guest, samples.home_agent);
     let impossible =
         samples.guests.iter().filter_map(|sample| Some(Finding::untried(subject(sample), obstacle(sample)?)));
@@ -36,7 +37,7 @@ pub(super) fn run(samples: &Samples, trials: &Trials) -> (Vec<Finding>, bool) {
     if possible.guests.is_empty() {
         return (findings, false);
     }
-    match Pair::open(possible) {
+    match Pair::open(possible, patience) {
         Ok(pair) => {
             let mut bound = Vec::new();
             for number in 0..pair.samples.guests.len() {
@@ -59,12 +60,12 @@ fn subject(sample: &Sample) -> String {
 }
 
 impl Pair {
-    fn open(samples: Samples) -> Result<Self, String> {
+    fn open(samples: Samples, patience: Duration) -> Result<Self, String> {
         let (for_host, for_agent) = (samples.clone(), samples.clone());
         let [at_host, at_agent] = [Plot::clear()?, Plot::clear()?];
         Plot::cable((&at_host, UPLINK), (&at_agent, OUTSIDE))?;
-        let host = at_host.build(move |ground| Host::open(ground, &for_host))?;
-        let agent = at_agent.build(move |ground| Agent::open(ground, &for_agent))?;
+        let host = at_host.build(move |ground| Host::open(ground, &for_host, patience))?;
+        let agent = at_agent.build(move |ground| Agent::open(ground, &for_agent, patience))?;
         Ok(Self { host, agent, samples })
     }
 

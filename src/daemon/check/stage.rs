@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -22,12 +22,16 @@ use crate::daemon::{clock, statistics, tap};
 use crate::ipsec::Statistics;
 use crate::vocabulary::Prefix;
 
-/// A packet between two namespaces takes less than a millisecond; a machine may have other things to do, or be emulated.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// So long after a packet was seen on the link, and the kernel has counted one that it did not let pass, nothing more is waited for.
-pub(super) const GRACE: Duration = Duration::from_millis(300);
+/// Least and longest that a packet is waited for.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(1500), Duration::from_secs(8));
 /// Between two looks at what no descriptor tells.
 const TICK: Duration = Duration::from_millis(20);
+
+/// How long a packet is waited for on a machine that took so long to try all objects. Between two namespaces it takes a hundredth of that; but
+/// a machine may be emulated, or have other things to do.
+pub(super) fn patience(trial: Duration) -> Duration {
+    (trial * 5).clamp(PATIENCE.0, PATIENCE.1)
+}
 
 /// A network namespace, seen from a thread that is in it.
 pub(super) struct Ground {
@@ -249,19 +253,46 @@ pub(super) fn until<T>(
     }
 }
 
+/// Reads one frame or packet that has come to a device of ours, of which nobody else reads.
+pub(super) fn take(device: &tap::Device, octets: &mut [u8]) -> Option<usize> {
+    // Reading without waiting is beyond TUN and TAP of older kernels (6.1).
+    let mut ready = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+    let has_come = poll(&mut ready, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    if !has_come { None } else { device.read_parts(&mut [IoSliceMut::new(octets)]).ok() }
+}
+
 /// When the wait for a packet that was seen on the link may end before its time: the kernel has counted one that it did not let pass.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Hopeless {
     since: Option<Instant>,
+    grace: Duration,
 }
 
 impl Hopeless {
+    /// A fifth of the patience is left to a packet that is on its way all the same.
+    pub(super) fn after(patience: Duration) -> Self {
+        Self { since: None, grace: patience / 5 }
+    }
+
     /// Whether nothing is to be waited for any more.
     pub(super) fn is_so(&mut self, seen: bool, before: &Statistics) -> bool {
         if !seen || self.since.is_none() && counted().since(before).is_empty() {
             return false;
         }
         let now = clock::now();
-        now.saturating_duration_since(*self.since.get_or_insert(now)) >= GRACE
+        now.saturating_duration_since(*self.since.get_or_insert(now)) >= self.grace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_machine_is_waited_for() {
+        let milliseconds = Duration::from_millis;
+        assert_eq!(patience(milliseconds(40)), milliseconds(1500));
+        assert_eq!(patience(milliseconds(800)), milliseconds(4000));
+        assert_eq!(patience(milliseconds(60_000)), milliseconds(8000));
     }
 }
