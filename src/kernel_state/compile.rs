@@ -47,7 +47,7 @@ pub fn at_rest(configuration: &Configuration) -> KernelState {
     }
     if configuration.role == Role::HomeAgent {
         let home_agent = Prefix::host(configuration.home_agent);
-        // All mobility headers, and not binding updates alone: the kernel does not see the type of each.
+        // All mobility headers, and not binding updates alone: the kernel does not know types of what it receives.
         let received = UpperLayer::Protocol(protocol::MOBILITY);
         let acknowledgement = Class::HomeRegistration.upper_layer(Toward::Guest);
         let selector = |source, destination, upper_layer| Selector { source, destination, upper_layer };

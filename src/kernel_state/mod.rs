@@ -21,6 +21,7 @@ mod object;
 mod ownership;
 mod plan;
 mod protect;
+mod received;
 mod shadow;
 mod tunnels;
 

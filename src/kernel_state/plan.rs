@@ -6,7 +6,7 @@ use std::net::Ipv6Addr;
 use super::object::{Address, Link, Route, RouteKey, RouteKind, Rule};
 use super::{FAILSAFE_PRIORITY, HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE};
 use crate::ipsec::{
-    AssociationKey, EspMode, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Template, Transform,
+    AssociationKey, EspMode, Mode, PolicyKey, SecurityAssociation, SecurityPolicy, Template, Transform, UpperLayer,
 };
 use crate::vocabulary::Prefix;
 
@@ -169,8 +169,8 @@ impl Moves {
                 .migrations
                 .extend(observed.policies.get(key).and_then(|there| migration(there, wanted)).map(|m| (*key, m)));
         }
-        // The kernel takes one SA along with each; a home agent holds several of a reqid, one for each host of a guest.
-        let mut taken = BTreeSet::new();
+        // The kernel takes one SA along with each; there may be several of a reqid, of the hosts of a guest or of two of its classes.
+        let mut taken: BTreeMap<_, usize> = BTreeMap::new();
         let unwanted = observed.associations.values().filter(|there| !desired.associations.contains_key(&there.key));
         let tunnel = |sa: &&SecurityAssociation| sa.transform.esp().is_some_and(|esp| esp.mode == EspMode::Tunnel);
         let unwanted: Vec<_> = unwanted.filter(tunnel).collect();
@@ -194,8 +194,9 @@ impl Moves {
             let ends = |key: &AssociationKey| (key.source, key.destination);
             let takes_along =
                 |m: &Migration| (Some(m.reqid), m.from, m.to) == (wanted.reqid(), ends(&there.key), ends(&wanted.key));
-            let migrates =
-                moves.migrations.values().any(takes_along) && taken.insert((wanted.reqid(), ends(&there.key)));
+            let taken = taken.entry((wanted.reqid(), ends(&there.key))).or_default();
+            let migrates = moves.migrations.values().filter(|migration| takes_along(migration)).count() > *taken;
+            *taken += usize::from(migrates);
             moves.left.insert(there.key);
             moves.associations.insert(wanted.key, (there.key, migrates));
         }
@@ -204,7 +205,14 @@ impl Moves {
 }
 
 /// How one policy becomes the other when only the ends of its tunnel differ.
+///
+/// Not one of a type: since 6.12 the kernel does not look for a policy of this name, but for the one that decides on a packet from and to the
+/// addresses of the selector, and the packet has no type (`xfrm_migrate_policy_find` of `net/xfrm/xfrm_policy.c`). Such a policy would not be found
+/// (`ENODATA`); it gets its new ends by an update, and its SA moves after it, when no policy uses it.
 fn migration(there: &SecurityPolicy, wanted: &SecurityPolicy) -> Option<Migration> {
+    if matches!(wanted.key.selector.upper_layer, UpperLayer::MobilityHeader(_) | UpperLayer::Icmpv6(_)) {
+        return None;
+    }
     let ([old], [new]) = (&there.templates[..], &wanted.templates[..]) else { return None };
     let (from, to) = ((old.source, old.destination), (new.source, new.destination));
     let moved = Template { source: new.source, destination: new.destination, ..*old };
@@ -222,19 +230,20 @@ fn policies_that_stay_or_guard(desired: &KernelState, observed: &KernelState, mo
     for policy in failsafe.iter().filter(|p| !exists(&p.key)) {
         steps.push(Step::AddPolicy((*policy).clone()));
     }
+    // Before their SAs: one that is made anew with its sequence numbers must not send meanwhile.
+    for policy in failsafe.into_iter().chain(protecting) {
+        let stays = exists(&policy.key) && !moves.migrations.contains_key(&policy.key);
+        if stays && observed.policies.get(&policy.key) != Some(policy) {
+            steps.push(Step::UpdatePolicy(policy.clone()));
+        }
+    }
     // Those that no policy takes along go first: the kernel takes the one that is left.
     for (wanted, (from, migrates)) in &moves.associations {
         if let (false, Some(to)) = (migrates, desired.associations.get(wanted)) {
             steps.push(Step::MoveAssociation { from: *from, to: to.clone() });
         }
     }
-    for policy in failsafe.into_iter().chain(protecting) {
-        if let Some(migration) = moves.migrations.get(&policy.key) {
-            steps.push(Step::Migrate(*migration));
-        } else if exists(&policy.key) && observed.policies.get(&policy.key) != Some(policy) {
-            steps.push(Step::UpdatePolicy(policy.clone()));
-        }
-    }
+    steps.extend(moves.migrations.values().copied().map(Step::Migrate));
 }
 
 fn removals(desired: &KernelState, observed: &KernelState, moves: &Moves, steps: &mut Vec<Step>) {

@@ -4,21 +4,19 @@
 //! home agent, and the SAs never move. In tunnel mode they lie between home address and anybody; the policies are there with the
 //! binding, and the SAs, which at rest end at the home address, end at the care-of address then.
 //!
-//! **The kernel cannot be trusted with types of what it receives or forwards.** It looks for them as if there were exactly one extension
-//! header in front of a mobility header and none in front of ICMPv6 (`decode_session6` of `net/ipv6/xfrm6_policy.c`; measured on 6.1): of a
-//! binding update without Home Address option it sees no type, so that no policy of a type takes it, protected or not. What a socket
-//! sends has its type from the socket. So next to each policy of a type that receives or forwards stands another one for what the kernel
-//! makes of such packets, see [`as_received`], and failsafe policies that receive are for all mobility headers.
+//! What is *sent* from a socket has its type from the socket, and goes by policies of types. What is *received* or *forwarded* is selected by
+//! what every kernel can tell of it, see [`received`]: no type of mobility headers, and of two classes that would want the same packets
+//! the wider one decides.
 
 use std::net::Ipv6Addr;
 
 use super::configuration::{Configuration, Guest};
-use super::{FAILSAFE_PRIORITY, KernelState, NEIGHBOR_DISCOVERY_PRIORITY, class_priority, protocol};
+use super::{FAILSAFE_PRIORITY, KernelState, NEIGHBOR_DISCOVERY_PRIORITY, class_priority, protocol, received};
 use crate::ipsec::{
     Action, AssociationKey, Class, Direction, EspMode, Level, Mode, PolicyKey, SecurityAssociation, SecurityPolicy,
     Selector, Template, TemplateProtocol, Toward, Transform, UpperLayer,
 };
-use crate::policy::{Protection, Reqids, Role};
+use crate::policy::{Reqids, Role};
 use crate::vocabulary::Prefix;
 
 /// IP protocol number of ICMPv6.
@@ -29,7 +27,7 @@ const NEIGHBOR_DISCOVERY: [u8; 2] = [135, 136];
 /// What is in force for a guest from the start of the daemon to its end: SAs, failsafe policies, and at a home agent the policies in
 /// transport mode.
 pub(super) fn at_rest(state: &mut KernelState, configuration: &Configuration, guest: &Guest) {
-    state.associations.extend(guest.protection.associations().iter().map(|a| (a.key, a.clone())));
+    state.associations.extend(associations(configuration, guest).map(|sa| (sa.key, sa)));
     let host = Prefix::host(guest.home_address);
     match configuration.role {
         Role::MobileNode => {
@@ -61,6 +59,11 @@ pub(super) fn at_rest(state: &mut KernelState, configuration: &Configuration, gu
     }
 }
 
+fn associations(configuration: &Configuration, guest: &Guest) -> impl Iterator<Item = SecurityAssociation> {
+    let protection = &guest.protection;
+    protection.associations().iter().map(|sa| received::association(configuration.role, protection, sa))
+}
+
 /// What a guest needs beside when its care-of address is this one.
 pub(super) fn bound(state: &mut KernelState, configuration: &Configuration, guest: &Guest, care_of_address: Ipv6Addr) {
     let home_agent = configuration.home_agent;
@@ -68,14 +71,14 @@ pub(super) fn bound(state: &mut KernelState, configuration: &Configuration, gues
         if class.is_tunnel() {
             tunnel(state, configuration, guest, care_of_address, *class, *reqids);
         } else if configuration.role == Role::MobileNode {
-            mobile_node_transport(state, home_agent, guest.home_address, *class, Some(*reqids));
+            mobile_node_transport(state, home_agent, guest, *class, Some(*reqids));
         }
     }
     if guest.protection.is_none() && configuration.role == Role::MobileNode {
-        mobile_node_transport(state, home_agent, guest.home_address, Class::HomeRegistration, None);
+        mobile_node_transport(state, home_agent, guest, Class::HomeRegistration, None);
     }
-    for sa in guest.protection.associations() {
-        if let Some(moved) = at_care_of_address(sa, home_agent, care_of_address) {
+    for sa in associations(configuration, guest) {
+        if let Some(moved) = at_care_of_address(&sa, home_agent, care_of_address) {
             state.associations.remove(&sa.key);
             state.associations.insert(moved.key, moved);
         }
@@ -86,11 +89,11 @@ pub(super) fn bound(state: &mut KernelState, configuration: &Configuration, gues
 pub(super) fn unprotected_home_agent(state: &mut KernelState, home_agent: Ipv6Addr, home_address: Ipv6Addr) {
     let (guest, agent) = (Prefix::host(home_address), Prefix::host(home_agent));
     let class = Class::HomeRegistration;
-    let [update, acknowledgement] = Toward::BOTH.map(|toward| class.upper_layer(toward));
     let option = route_optimization(TemplateProtocol::HomeAddressOption, Level::Use);
-    for update in std::iter::once(update).chain(as_received(class)) {
+    for update in received::layers(class, Toward::HomeAgent) {
         allow(state, Direction::In, selector(guest, agent, update), class_priority(class), vec![option]);
     }
+    let acknowledgement = class.upper_layer(Toward::Guest);
     allow(state, Direction::Out, selector(agent, guest, acknowledgement), class_priority(class), vec![]);
 }
 
@@ -130,25 +133,25 @@ pub(super) fn route_optimization_states(
 fn mobile_node_transport(
     state: &mut KernelState,
     home_agent: Ipv6Addr,
-    home_address: Ipv6Addr,
+    guest: &Guest,
     class: Class,
     reqids: Option<Reqids>,
 ) {
     let option = Template {
-        source: home_address,
+        source: guest.home_address,
         destination: home_agent,
         ..route_optimization(TemplateProtocol::HomeAddressOption, Level::Required)
     };
     let routing_header = route_optimization(TemplateProtocol::Type2RoutingHeader, Level::Required);
     let with = |toward, last| reqids.map(|reqids| esp(reqids.toward(toward))).into_iter().chain([last]).collect();
-    let (guest, agent) = (Prefix::host(home_address), Prefix::host(home_agent));
-    let out = selector(guest, agent, class.upper_layer(Toward::HomeAgent));
-    let back = selector(agent, guest, class.upper_layer(Toward::Guest));
+    let (host, agent) = (Prefix::host(guest.home_address), Prefix::host(home_agent));
+    let out = selector(host, agent, class.upper_layer(Toward::HomeAgent));
     allow(state, Direction::Out, out, class_priority(class), with(Toward::HomeAgent, option));
-    allow(state, Direction::In, back, class_priority(class), with(Toward::Guest, routing_header));
-    if let (Class::MobilePrefixDiscovery, Some(layer)) = (class, as_received(class)) {
-        let back = Selector { upper_layer: layer, ..back };
-        allow(state, Direction::In, back, class_priority(class), with(Toward::Guest, routing_header));
+    if received::judge(&guest.protection, class) == class {
+        for layer in received::layers(class, Toward::Guest) {
+            let back = selector(agent, host, layer);
+            allow(state, Direction::In, back, class_priority(class), with(Toward::Guest, routing_header));
+        }
     }
 }
 
@@ -156,40 +159,36 @@ fn mobile_node_transport(
 /// registrations goes from there: the guest speaks for itself.
 pub(super) fn at_home(state: &mut KernelState, home_agent: Ipv6Addr, guest: &Guest) {
     let classes = &guest.protection.classes;
-    let protecting = classes.iter().find(|(class, _)| class.protects_registrations());
-    let class = protecting.map_or(Class::HomeRegistration, |(class, _)| *class);
-    let with = |toward| protecting.map(|(_, reqids)| esp(reqids.toward(toward))).into_iter().collect();
+    let class = classes.keys().copied().find(|class| class.protects_registrations()).unwrap_or(Class::HomeRegistration);
+    let with = |class, toward| classes.get(&class).map(|reqids| esp(reqids.toward(toward))).into_iter().collect();
     let (host, agent) = (Prefix::host(guest.home_address), Prefix::host(home_agent));
     let out = selector(host, agent, class.upper_layer(Toward::HomeAgent));
-    allow(state, Direction::Out, out, class_priority(class), with(Toward::HomeAgent));
-    for layer in std::iter::once(class.upper_layer(Toward::Guest)).chain(as_received(class)) {
-        // Away from home another class may have a policy of this name, and it becomes this one.
-        let own = classes.keys().find(|own| !own.is_tunnel() && own.upper_layer(Toward::Guest) == layer);
-        let priority = class_priority(own.copied().unwrap_or(class));
-        allow(state, Direction::In, selector(agent, host, layer), priority, with(Toward::Guest));
+    allow(state, Direction::Out, out, class_priority(class), with(class, Toward::HomeAgent));
+    // Under the names that they have away from home: these become those.
+    let class = received::judge(&guest.protection, class);
+    for layer in received::layers(class, Toward::Guest) {
+        allow(state, Direction::In, selector(agent, host, layer), class_priority(class), with(class, Toward::Guest));
     }
 }
 
 /// The type 2 routing header of an acknowledgement is ancillary data of the daemon's socket, not a state.
 fn home_agent_transport(state: &mut KernelState, home_agent: Ipv6Addr, guest: &Guest, class: Class, reqids: Reqids) {
-    let guest_protection = &guest.protection;
-    let (guest, agent) = (Prefix::host(guest.home_address), Prefix::host(home_agent));
+    let (host, agent) = (Prefix::host(guest.home_address), Prefix::host(home_agent));
     // Level use: a de-registration sent from home has no Home Address option (RFC 6275 §11.5.5).
     let option = route_optimization(TemplateProtocol::HomeAddressOption, Level::Use);
-    let from_guest = selector(guest, agent, class.upper_layer(Toward::HomeAgent));
-    let to_guest = selector(agent, guest, class.upper_layer(Toward::Guest));
-    let received = std::iter::once(from_guest.upper_layer).chain(as_received(class));
-    // All mobility headers may be a class of their own.
-    for layer in received.filter(|layer| *layer == from_guest.upper_layer || !has_own_class(guest_protection, *layer)) {
-        let from_guest = Selector { upper_layer: layer, ..from_guest };
-        allow(state, Direction::In, from_guest, class_priority(class), vec![esp(reqids.to_home_agent), option]);
+    if received::judge(&guest.protection, class) == class {
+        for layer in received::layers(class, Toward::HomeAgent) {
+            let from_guest = selector(host, agent, layer);
+            allow(state, Direction::In, from_guest, class_priority(class), vec![esp(reqids.to_home_agent), option]);
+        }
     }
+    let to_guest = selector(agent, host, class.upper_layer(Toward::Guest));
     allow(state, Direction::Out, to_guest, class_priority(class), vec![esp(reqids.to_guest)]);
     if matches!(class, Class::Icmpv6 | Class::Any) {
         // Neighbours on the home link, when the guest is at home, cannot do without (RFC 4301 §5, RFC 4861 §11.2).
         for kind in NEIGHBOR_DISCOVERY.map(UpperLayer::Icmpv6) {
-            allow(state, Direction::In, selector(guest, agent, kind), NEIGHBOR_DISCOVERY_PRIORITY, vec![]);
-            allow(state, Direction::Out, selector(agent, guest, kind), NEIGHBOR_DISCOVERY_PRIORITY, vec![]);
+            allow(state, Direction::In, selector(host, agent, kind), NEIGHBOR_DISCOVERY_PRIORITY, vec![]);
+            allow(state, Direction::Out, selector(agent, host, kind), NEIGHBOR_DISCOVERY_PRIORITY, vec![]);
         }
     }
 }
@@ -200,7 +199,8 @@ fn home_agent_failsafe(state: &mut KernelState, home_agent: Ipv6Addr, guest: &Gu
     let [to_home_agent, to_guest] = Toward::BOTH.map(|toward| class.upper_layer(toward));
     match class {
         Class::MobilePrefixDiscovery => {
-            for layer in std::iter::once(to_home_agent).chain(as_received(class)) {
+            let layers = received::layers(class, Toward::HomeAgent);
+            for layer in layers.into_iter().chain(received::BEHIND_SEVERAL_HEADERS) {
                 failsafe(state, guest, Direction::In, selector(host, Prefix::ANY, layer));
             }
             failsafe(state, guest, Direction::Out, selector(Prefix::ANY, host, to_guest));
@@ -232,25 +232,28 @@ fn tunnel(
         Role::HomeAgent => ((to_guest, back), (to_home_agent, out)),
     };
     let priority = class_priority(class);
-    let layers = |selector: Selector| std::iter::once(selector.upper_layer).chain(as_received(class));
-    for upper_layer in layers(sent.0) {
-        // The host's own sockets tell the type.
-        if upper_layer == sent.0.upper_layer || configuration.role == Role::HomeAgent {
-            allow(state, Direction::Out, Selector { upper_layer, ..sent.0 }, priority, vec![sent.1]);
-        }
+    // The host's own sockets tell the type; a home agent forwards.
+    let layers = match configuration.role {
+        Role::MobileNode => vec![sent.0.upper_layer],
+        Role::HomeAgent => received::layers(class, Toward::Guest),
+    };
+    for upper_layer in layers {
+        allow(state, Direction::Out, Selector { upper_layer, ..sent.0 }, priority, vec![sent.1]);
     }
-    for upper_layer in layers(received.0) {
+    let layers = received::layers(class, received::toward(configuration.role));
+    let judged_by_itself = received::judge(&guest.protection, class) == class;
+    for upper_layer in layers.iter().copied().filter(|_| judged_by_itself) {
         for direction in [Direction::In, Direction::Forward] {
             allow(state, direction, Selector { upper_layer, ..received.0 }, priority, vec![received.1]);
         }
     }
     if configuration.role == Role::HomeAgent {
         // Only now: without a binding the guest is at home, and nothing of it goes through a tunnel.
-        let all = as_received(class);
-        let whole = |selector: Selector| Selector { upper_layer: all.unwrap_or(selector.upper_layer), ..selector };
-        failsafe(state, guest, Direction::Out, whole(sent.0));
-        failsafe(state, guest, Direction::In, whole(received.0));
-        failsafe(state, guest, Direction::Forward, whole(received.0));
+        for upper_layer in layers {
+            failsafe(state, guest, Direction::Out, Selector { upper_layer, ..sent.0 });
+            failsafe(state, guest, Direction::In, Selector { upper_layer, ..received.0 });
+            failsafe(state, guest, Direction::Forward, Selector { upper_layer, ..received.0 });
+        }
     }
 }
 
@@ -283,26 +286,11 @@ fn allow(state: &mut KernelState, direction: Direction, selector: Selector, prio
     state.policies.insert(key, SecurityPolicy { key, action: Action::Allow, templates });
 }
 
-/// What the kernel may take packets of a class for when it receives or forwards them, when that is not what they are.
-fn as_received(class: Class) -> Option<UpperLayer> {
-    match class {
-        // Without an extension header it reads behind the message, with two into the second: any type, or 0.
-        Class::HomeRegistration | Class::ReturnRoutability => Some(UpperLayer::Protocol(protocol::MOBILITY)),
-        // Behind an extension header it takes the first octet of that one, the next header, for the type.
-        Class::MobilePrefixDiscovery => Some(UpperLayer::Icmpv6(ICMPV6)),
-        _ => None,
-    }
-}
-
-fn has_own_class(protection: &Protection, upper_layer: UpperLayer) -> bool {
-    protection.classes.keys().any(|class| !class.is_tunnel() && class.upper_layer(Toward::HomeAgent) == upper_layer)
-}
-
 /// What no protecting policy takes is blocked. Where a tunnel of the guest has the very same selector, which the kernel holds only once
 /// in a direction, two policies say it for the two halves of all addresses.
 fn failsafe(state: &mut KernelState, guest: &Guest, direction: Direction, selector: Selector) {
     let same = |class: &Class| {
-        let mut layers = Toward::BOTH.into_iter().map(|toward| class.upper_layer(toward)).chain(as_received(*class));
+        let mut layers = Toward::BOTH.into_iter().flat_map(|toward| received::layers(*class, toward));
         class.is_tunnel() && layers.any(|layer| layer == selector.upper_layer)
     };
     let taken = guest.protection.classes.keys().any(same);

@@ -144,10 +144,16 @@ pub fn traffic(class: Class) -> (Ipv6Addr, Vec<Payload>, Vec<Payload>) {
         Class::MobilePrefixDiscovery => (agent, icmpv6(&[146]), icmpv6(&[147])),
         Class::MobilityHeaders => (agent, mobility(&[0, 1, 5, 7]), mobility(&[0, 3, 6, 7])),
         Class::Icmpv6 => (agent, icmpv6(&[1, 128, 146]), icmpv6(&[2, 129, 147])),
-        Class::Any => (agent, vec![Payload::Data, Payload::Icmpv6(128)], vec![Payload::Data, Payload::Icmpv6(129)]),
+        Class::Any => (
+            agent,
+            vec![Payload::Data, Payload::Icmpv6(128), Payload::Mobility(7)],
+            vec![Payload::Data, Payload::Icmpv6(129), Payload::Mobility(0)],
+        ),
         Class::ReturnRoutability => (other, mobility(&[1]), mobility(&[3])),
         Class::TunnelMobilityHeaders => (other, mobility(&[1, 2, 5]), mobility(&[3, 4, 6])),
-        Class::TunnelPayload => (other, vec![Payload::Data], vec![Payload::Data]),
+        Class::TunnelPayload => {
+            (other, vec![Payload::Data, Payload::Mobility(2)], vec![Payload::Data, Payload::Mobility(4)])
+        }
     }
 }
 

@@ -14,13 +14,13 @@ use kagemusha::kernel_state::{Bindings, Configuration, KernelState, Rule, Site, 
 use kagemusha::policy::Role;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use crate::cast::{
-    ROLES, acknowledgement, bindings, care_of, configuration, configuration_of, home_agent, site, update,
-};
+use crate::cast::{ROLES, acknowledgement, bindings, care_of, configuration_of, home_agent, site, update};
 use crate::damage::{aliens, holds_all, union};
 use crate::host::{Host, Numbering, Order, Phase, Rules, rules};
+use crate::kernel::{KERNELS, Kernel};
 use crate::machine::Machine;
 use crate::mutants;
+use crate::wire::Packet;
 
 /// How much of what happens besides the daemon's own steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -71,6 +71,9 @@ struct Exploration {
     beginnings: Vec<KernelState>,
     aliens: KernelState,
     rules: Rules,
+    kernel: Kernel,
+    /// What the other side says to a guest at each of the two places.
+    said: [(u16, Packet); 2],
     budget: Budget,
     /// Others change contents instead of deleting.
     contents: bool,
@@ -81,15 +84,52 @@ const REPEATED: &str = "the numbers of an SA only rise";
 const ALIENS: &str = "what others own is untouched";
 const REACHED: &str = "in the end the kernel holds what it should";
 const SENT: &str = "an update leaves in ESP";
+const HEARD: &str = "what the other side says is heard when the kernel holds what it should";
+const MOVED: &str = "the kernel moves the tunnels that it is told to move";
 const RESTARTED: &str = "a daemon is killed in the middle of a plan, and one that follows gets everything in force";
+
+/// A kernel in which only others have something, and one that an earlier policy with other keys has left bound.
+fn beginnings(role: Role, earlier: &[Vec<Class>]) -> Vec<KernelState> {
+    let configuration = configuration_of(role, earlier, 2, 2000);
+    let bound = compile(&configuration, &bindings(&vec![Some(4); earlier.len()]), &site(Some("eth1"), true));
+    vec![aliens(), union(bound, &aliens())]
+}
+
+/// A message of the other side, away from home, under a number that nobody has seen.
+fn said(configuration: &Configuration, peer: &Configuration, place: u16) -> Packet {
+    let state = compile(peer, &bindings(&[Some(place)]), &site(Some("eth0"), false));
+    let mut machine = match peer.role {
+        Role::MobileNode => Machine::new(state, [care_of(place)]),
+        Role::HomeAgent => Machine::new(state, [home_agent()]),
+    };
+    machine.numbers.values_mut().for_each(|numbers| numbers.output = 1_000_000);
+    let sent = match configuration.role {
+        Role::MobileNode => machine.send(acknowledgement(0), Some(care_of(place))),
+        Role::HomeAgent => machine.send(update(0), None),
+    };
+    sent.unwrap_or_else(|why| panic!("{}: the other side cannot say anything: {why:?}", peer.role))
+}
 
 impl Exploration {
     fn new(role: Role, budget: Budget) -> Self {
-        let earlier = configuration(role, &[true, true], 2, 2000);
-        let bound = compile(&earlier, &bindings(&[Some(4), Some(4)]), &site(Some("eth1"), true));
-        let beginnings = vec![aliens(), union(bound, &aliens())];
-        let configuration = Arc::new(configuration(role, &[true], 1, 1000));
-        Self { configuration, beginnings, aliens: aliens(), rules: rules(), budget, contents: false }
+        let one = vec![Class::HomeRegistration];
+        let beginnings = beginnings(role, &[one.clone(), one.clone()]);
+        Self { beginnings, ..Self::of(role, &[one], budget) }
+    }
+
+    /// Guests with these classes.
+    fn of(role: Role, classes: &[Vec<Class>], budget: Budget) -> Self {
+        let beginnings = beginnings(role, classes);
+        let configuration = Arc::new(configuration_of(role, classes, 1, 1000));
+        let other = if role == Role::MobileNode { Role::HomeAgent } else { Role::MobileNode };
+        let peer = configuration_of(other, classes, 1, 1000);
+        let said = [3, 4].map(|place| (place, said(&configuration, &peer, place)));
+        let (kernel, contents) = (Kernel::default(), false);
+        Self { configuration, beginnings, aliens: aliens(), rules: rules(), kernel, said, budget, contents }
+    }
+
+    fn on(self, kernel: Kernel) -> Self {
+        Self { kernel, ..self }
     }
 
     fn bound(&self, place: Option<u16>) -> (Bindings, Site) {
@@ -124,8 +164,14 @@ impl Exploration {
         path.into_actions().iter().map(|action| format!("{action:?}")).collect()
     }
 
-    /// Explores all and sees to it that all properties hold.
+    /// Explores all, on each kind of kernel, and sees to it that all properties hold.
     fn holds(self, name: &str) {
+        for kernel in KERNELS {
+            self.clone().on(kernel).holds_there(&format!("{kernel:?}, {name}"));
+        }
+    }
+
+    fn holds_there(self, name: &str) {
         let checker = self.run();
         println!(
             "{name}: {} states, {} ways between them, at most {} actions long",
@@ -148,7 +194,7 @@ impl Model for Exploration {
                 Role::MobileNode => vec![care_of(3), care_of(4)],
                 Role::HomeAgent => vec![home_agent()],
             };
-            let mut host = Host::new(Machine::new(state.clone(), own));
+            let mut host = Host::new(Machine::new(state.clone(), own).on(self.kernel));
             let (bindings, site) = self.bound(Some(3));
             host.start(&self.configuration, bindings, site, &self.rules);
             World { host, left: self.budget, place: Some(3) }
@@ -242,6 +288,8 @@ impl Model for Exploration {
             }),
             Property::always(REPEATED, |_, world: &World| !world.host.repeated),
             Property::always(ALIENS, |model: &Self, world: &World| holds_all(&world.host.machine.state, &model.aliens)),
+            Property::always(MOVED, |_, world: &World| !world.host.stuck),
+            Property::always(HEARD, |model: &Self, world: &World| !model.in_force(world) || model.hears(world)),
             Property::always(REACHED, |model: &Self, world: &World| {
                 let mut actions = vec![];
                 model.actions(world, &mut actions);
@@ -269,6 +317,14 @@ impl Exploration {
         let Some(daemon) = &world.host.daemon else { return false };
         let observed = (self.rules.owned)(&self.configuration, &world.host.machine.state);
         daemon.phase() == Phase::Running && observed == daemon.desired()
+    }
+}
+
+impl Exploration {
+    /// Whether the daemon, where it is, gets what the other side says to it there.
+    fn hears(&self, world: &World) -> bool {
+        let mut said = self.said.iter().filter(|(place, _)| Some(*place) == world.place);
+        said.all(|(_, packet)| world.host.machine.clone().receive(packet).is_ok())
     }
 }
 
@@ -319,19 +375,13 @@ fn every_end_and_what_comes_after_it() {
 fn every_order_of_each_class() {
     for (role, class) in ROLES.into_iter().flat_map(|role| Class::ALL.map(|class| (role, class))) {
         let classes = [[Class::HomeRegistration, class].into_iter().collect::<BTreeSet<_>>().into_iter().collect()];
-        let earlier = configuration_of(role, &classes, 2, 2000);
-        let bound = compile(&earlier, &bindings(&[Some(4)]), &site(Some("eth1"), true));
         let budgets = [
             ("a kill, a move, a packet", Budget { kills: 1, moves: 1, sends: 1, ..Budget::default() }),
             ("two moves, a packet", Budget { moves: 2, sends: 1, ..Budget::default() }),
             ("a deletion, a packet", Budget { changes: 1, sends: 1, ..Budget::default() }),
         ];
         for (words, budget) in budgets {
-            let exploration = Exploration {
-                configuration: Arc::new(configuration_of(role, &classes, 1, 1000)),
-                beginnings: vec![aliens(), union(bound.clone(), &aliens())],
-                ..Exploration::new(role, budget)
-            };
+            let exploration = Exploration::of(role, &classes, budget);
             exploration.holds(&format!("{role}, {class}: {words}"));
         }
     }
@@ -342,8 +392,9 @@ fn every_order_of_each_class() {
 fn every_order_of_two_guests() {
     for role in ROLES {
         let budget = Budget { kills: 1, moves: 2, sends: 1, ..Budget::default() };
-        let configuration = Arc::new(configuration(role, &[true, false], 1, 1000));
-        Exploration { configuration, ..Exploration::new(role, budget) }
+        let one = vec![Class::HomeRegistration];
+        let beginnings = beginnings(role, &[one.clone(), one.clone()]);
+        Exploration { beginnings, ..Exploration::of(role, &[one, vec![]], budget) }
             .holds(&format!("{role}, two guests: a kill, two moves, a packet"));
     }
 }
@@ -408,6 +459,35 @@ fn the_model_finds_a_daemon_that_takes_all_for_its_own() {
 #[test]
 fn the_model_finds_a_plan_that_forgets_the_rules() {
     with(mutants::no_rules, Budget::default()).finds(REACHED);
+}
+
+/// What the daemon receives it takes on every kernel, because it asks for no type of it.
+#[test]
+fn the_model_finds_an_inbound_policy_by_type() {
+    for role in ROLES {
+        let by_type = |kernel| {
+            let mut exploration = Exploration::new(role, Budget::default()).on(kernel);
+            exploration.rules.wanted = mutants::inbound_by_type;
+            exploration
+        };
+        by_type(Kernel::From67).finds(HEARD);
+        by_type(Kernel::From612).finds(HEARD);
+        // Older ones know the type of a message that looks as it should.
+        by_type(Kernel::UpTo66).holds_there(&format!("{role}: inbound policies by type"));
+    }
+}
+
+#[test]
+fn the_model_finds_a_tunnel_that_is_to_move_by_type() {
+    let budget = Budget { moves: 1, ..Budget::default() };
+    let by_type = |kernel| {
+        let classes = [vec![Class::HomeRegistration, Class::ReturnRoutability]];
+        let mut exploration = Exploration::of(Role::MobileNode, &classes, budget).on(kernel);
+        exploration.rules.order = mutants::moves_by_type;
+        exploration
+    };
+    by_type(Kernel::From612).finds(MOVED);
+    by_type(Kernel::From67).holds_there("tunnels that move by type");
 }
 
 /// Who empties policies on a host gets no update out in the clear: what has no Home Address option is routed into the dummy link.

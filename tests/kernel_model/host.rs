@@ -36,6 +36,8 @@ pub enum Numbering {
 pub struct Rules {
     /// The order of plans.
     pub order: Order,
+    /// What is wanted in the kernel: as it is compiled, or what a test puts in its place.
+    pub wanted: fn(KernelState) -> KernelState,
     /// What of the observed state counts as the daemon's.
     pub owned: fn(&Configuration, &KernelState) -> KernelState,
     /// Numbers.
@@ -113,6 +115,7 @@ pub enum Phase {
 pub struct Daemon {
     configuration: Arc<Configuration>,
     tunnels: Arc<Tunnels>,
+    wanted: fn(KernelState) -> KernelState,
     bindings: Bindings,
     site: Site,
     phase: Phase,
@@ -153,11 +156,11 @@ impl PartialEq for Daemon {
 impl Daemon {
     /// What the kernel shall hold.
     pub fn desired(&self) -> KernelState {
-        match self.phase {
+        (self.wanted)(match self.phase {
             Phase::Starting => at_rest(&self.configuration),
             Phase::Running => compile(&self.configuration, &self.bindings, &self.site),
             Phase::Leaving => KernelState::default(),
-        }
+        })
     }
 
     /// What it is at.
@@ -196,6 +199,8 @@ pub struct Host {
     unreserved: u64,
     /// A daemon was killed with a plan half done.
     pub killed_in_the_middle: bool,
+    /// The kernel refused a move of a tunnel, and nobody else had changed anything.
+    pub stuck: bool,
 }
 
 impl Host {
@@ -214,6 +219,7 @@ impl Host {
             wounded: false,
             unreserved: 0,
             killed_in_the_middle: false,
+            stuck: false,
         }
     }
 
@@ -226,6 +232,7 @@ impl Host {
         let daemon = Daemon {
             configuration: Arc::clone(configuration),
             tunnels: Arc::new(Tunnels::new(configuration)),
+            wanted: rules.wanted,
             bindings,
             site,
             phase: Phase::Starting,
@@ -250,7 +257,7 @@ impl Host {
 
     /// Power is lost: only the disk remains, and until a daemon starts nothing is protected.
     pub fn reboot(&mut self, to: KernelState) {
-        self.machine = Machine::new(to, self.machine.own.iter().copied());
+        self.machine = Machine::new(to, self.machine.own.iter().copied()).on(self.machine.kernel);
         self.daemon = None;
         (self.guarded, self.stale, self.wounded) = (false, false, false);
     }
@@ -342,7 +349,8 @@ impl Host {
             Step::AddAssociation(sa) | Step::ReplaceAssociation(sa) => start(sa).map(|state| (sa.key, state)),
             _ => None,
         };
-        let _ = self.machine.take(step, &starts.into_iter().collect());
+        let refused = self.machine.take(step, &starts.into_iter().collect()).is_err();
+        self.stuck |= refused && matches!(step, Step::Migrate(_)) && !self.stale && !self.wounded;
         self.guarded |= daemon.phase != Phase::Leaving && !self.would_leak(&configuration);
         if last {
             self.look(rules);
@@ -405,5 +413,11 @@ fn is_failsafe_removal(step: &Step) -> bool {
 
 /// The product's own rules.
 pub fn rules() -> Rules {
-    Rules { order: kagemusha::kernel_state::diff, owned, numbering: Numbering::Reserved, reserve: 4 }
+    Rules {
+        order: kagemusha::kernel_state::diff,
+        wanted: |wanted| wanted,
+        owned,
+        numbering: Numbering::Reserved,
+        reserve: 4,
+    }
 }

@@ -11,6 +11,7 @@ use proptest::test_runner::TestRunner;
 use crate::cast::{bindings, configuration_of, site};
 use crate::damage::{aliens, damage, union};
 use crate::host::{Numbering, Rules, rules};
+use crate::kernel::{KERNELS, Kernel};
 use crate::mutants;
 use crate::pair::{AGENT, HOST, Pair};
 
@@ -47,7 +48,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-type Beginning = (Vec<Vec<Class>>, Vec<Option<u16>>, [Leftover; 2]);
+type Beginning = (Vec<Vec<Class>>, Vec<Option<u16>>, [Leftover; 2], [Kernel; 2]);
 
 /// What an earlier daemon left: protections, places, keys, SPIs, and what was damaged since. None: nothing.
 type Leftover = Option<(Vec<Vec<Class>>, Vec<Option<u16>>, u8, u32, Vec<(u8, usize)>)>;
@@ -80,9 +81,10 @@ fn leftover() -> impl Strategy<Value = Leftover> {
 
 fn beginning() -> impl Strategy<Value = Beginning> {
     let guests = prop::collection::vec((classes(), prop::option::weighted(0.7, 1..4u16)), 1..4);
-    (guests, leftover(), leftover()).prop_map(|(guests, there, here)| {
+    let kernel = || prop::sample::select(KERNELS.to_vec());
+    (guests, leftover(), leftover(), kernel(), kernel()).prop_map(|(guests, there, here, one, other)| {
         let (classes, places) = guests.into_iter().unzip();
-        (classes, places, [there, here])
+        (classes, places, [there, here], [one, other])
     })
 }
 
@@ -96,8 +98,8 @@ fn left_behind(role: Role, leftover: &Leftover) -> KernelState {
 
 /// Lives it; gives the numbers of messages that arrived.
 fn live(rules: Rules, beginning: &Beginning, events: &[Event]) -> Result<[u32; 2], String> {
-    let (classes, places, [there, here]) = beginning;
-    let before = [left_behind(Role::MobileNode, there), left_behind(Role::HomeAgent, here)];
+    let (classes, places, [there, here], [one, other]) = beginning;
+    let before = [(*one, left_behind(Role::MobileNode, there)), (*other, left_behind(Role::HomeAgent, here))];
     let mut pair = Pair::new(rules, classes, places.clone(), before);
     for (number, event) in events.iter().enumerate() {
         match event {
@@ -153,6 +155,8 @@ fn random_lives_go_wrong_when_a_rule_is_broken() {
         (Rules { order: mutants::no_failsafe, ..rules() }, "in the clear"),
         (Rules { order: mutants::emptied_before_it_goes, ..rules() }, "in the clear"),
         (Rules { order: mutants::no_rules, ..rules() }, "not as it should be"),
+        (Rules { wanted: mutants::inbound_by_type, ..rules() }, "is refused"),
+        (Rules { order: mutants::moves_by_type, ..rules() }, "does not move"),
         (Rules { numbering: Numbering::FromZero, ..rules() }, "used again"),
         (Rules { owned: |_, observed| observed.clone(), ..rules() }, "what others own was touched"),
     ];

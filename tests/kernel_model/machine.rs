@@ -5,13 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::net::Ipv6Addr;
 
-use kagemusha::ipsec::{AssociationKey, PolicyKey, ReplayState, SecurityAssociation, SecurityPolicy, Transform};
+use kagemusha::ipsec::{
+    AssociationKey, PolicyKey, ReplayState, SecurityAssociation, SecurityPolicy, Transform, UpperLayer,
+};
 use kagemusha::kernel_state::{
     HOME_ADDRESS_LINK, KernelState, LOCAL_TABLE, Migration, Plan, Route, RouteKey, RouteKind, Step, needs_another_name,
 };
 use kagemusha::vocabulary::Prefix;
 
 use crate::fingerprint;
+use crate::kernel::Kernel;
+use crate::wire::{Message, Payload};
 
 /// Where the numbers of SAs go on that are made.
 pub type Starts = BTreeMap<AssociationKey, ReplayState>;
@@ -69,6 +73,8 @@ impl Numbers {
 /// The kernel of one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Machine {
+    /// Which kernel it is.
+    pub kernel: Kernel,
     /// What can be observed.
     pub state: KernelState,
     /// The ESP SAs, in `state.associations` and others', with their numbers.
@@ -82,7 +88,7 @@ pub struct Machine {
 impl Hash for Machine {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         fingerprint::kernel_state(&self.state, hasher);
-        (&self.numbers, &self.order, &self.own).hash(hasher);
+        (self.kernel, &self.numbers, &self.order, &self.own).hash(hasher);
     }
 }
 
@@ -107,7 +113,12 @@ impl Machine {
     pub fn new(state: KernelState, own: impl IntoIterator<Item = Ipv6Addr>) -> Self {
         let order: Vec<_> = state.associations.keys().chain(&state.foreign_associations).copied().collect();
         let numbers = order.iter().filter(|key| key.protocol == 50).map(|key| (*key, Numbers::default())).collect();
-        Self { state, numbers, order, own: own.into_iter().collect() }
+        Self { kernel: Kernel::default(), state, numbers, order, own: own.into_iter().collect() }
+    }
+
+    /// The same with another kernel.
+    pub fn on(self, kernel: Kernel) -> Self {
+        Self { kernel, ..self }
     }
 
     /// The numbers of the ESP SAs, as a dump gives them.
@@ -228,9 +239,27 @@ impl Machine {
         Ok(())
     }
 
+    /// The policy that `XFRM_MSG_MIGRATE` is about: the one of this name, or the one that decides on a packet from and to the addresses of the
+    /// selector, whose type is 0.
+    fn policy_that_migrates(&self, named: &PolicyKey) -> Option<PolicyKey> {
+        let by_name = self.state.policies.contains_key(named).then_some(*named);
+        if self.kernel != Kernel::From612 {
+            return by_name;
+        }
+        let payload = match named.selector.upper_layer {
+            UpperLayer::Any => Payload::Unknown,
+            UpperLayer::MobilityHeader(_) | UpperLayer::Protocol(135) => Payload::Mobility(0),
+            UpperLayer::Icmpv6(_) | UpperLayer::Protocol(58) => Payload::Icmpv6(0),
+            UpperLayer::Protocol(_) => Payload::Data,
+        };
+        let (source, destination) = (named.selector.source.address(), named.selector.destination.address());
+        self.policy(named.direction, Message { source, destination, payload }).map(|policy| policy.key)
+    }
+
     /// `XFRM_MSG_MIGRATE`: the template of a policy and one SA that serves it get other ends, and the SA keeps its numbers.
     fn migrate(&mut self, migration: &Migration) -> Result<(), Refusal> {
-        let policy = self.state.policies.get_mut(&migration.policy).ok_or(Refusal::Missing)?;
+        let found = self.policy_that_migrates(&migration.policy).ok_or(Refusal::Missing)?;
+        let policy = self.state.policies.get_mut(&found).ok_or(Refusal::Missing)?;
         let [template] = &mut policy.templates[..] else { return Err(Refusal::Missing) };
         let ends = (template.source, template.destination, template.reqid);
         refuse(ends == (migration.from.0, migration.from.1, migration.reqid), Refusal::Missing)?;

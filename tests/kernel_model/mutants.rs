@@ -1,7 +1,9 @@
-//! Orders of plans with a mistake in them, for showing that the model finds it.
+//! Orders of plans, and wanted states, with a mistake in them, for showing that the model finds it.
 
-use kagemusha::ipsec::{Action, PolicyKey, SecurityPolicy};
-use kagemusha::kernel_state::{FAILSAFE_PRIORITY, KernelState, PROTECTING_PRIORITY, Plan, Step, diff};
+use kagemusha::ipsec::{Action, Direction, Mode, PolicyKey, SecurityPolicy, UpperLayer};
+use kagemusha::kernel_state::{FAILSAFE_PRIORITY, KernelState, Migration, PROTECTING_PRIORITY, Plan, Step, diff};
+
+use crate::cast::{ACKNOWLEDGEMENT, UPDATE, home_agent};
 
 fn adds_failsafe(step: &Step) -> bool {
     matches!(step, Step::AddPolicy(policy) if policy.key.priority == FAILSAFE_PRIORITY)
@@ -54,4 +56,34 @@ pub fn emptied_before_it_goes(desired: &KernelState, observed: &KernelState) -> 
         None => vec![step],
     };
     Plan { steps: diff(desired, observed).steps.into_iter().flat_map(emptied).collect() }
+}
+
+/// An inbound policy by type: what protects registrations names the type of those that it receives.
+pub fn inbound_by_type(wanted: KernelState) -> KernelState {
+    let named = |mut policy: SecurityPolicy| {
+        let selector = &mut policy.key.selector;
+        let protects = policy.key.direction == Direction::In && policy.key.priority == PROTECTING_PRIORITY;
+        if protects && selector.upper_layer == UpperLayer::Protocol(135) {
+            let to_home_agent = selector.destination.contains(home_agent());
+            selector.upper_layer = UpperLayer::MobilityHeader(if to_home_agent { UPDATE } else { ACKNOWLEDGEMENT });
+        }
+        policy
+    };
+    let policies = wanted.policies.into_values().map(named).map(|policy| (policy.key, policy)).collect();
+    KernelState { policies, ..wanted }
+}
+
+/// Tunnels whose policies name a type migrate as well.
+pub fn moves_by_type(desired: &KernelState, observed: &KernelState) -> Plan {
+    let migrated = |step: Step| {
+        let Step::UpdatePolicy(wanted) = &step else { return step };
+        let there = observed.policies.get(&wanted.key).map(|there| &there.templates[..]);
+        let (Some([old]), [new]) = (there, &wanted.templates[..]) else { return step };
+        if new.mode != Mode::Tunnel {
+            return step;
+        }
+        let (from, to) = ((old.source, old.destination), (new.source, new.destination));
+        Step::Migrate(Migration { policy: wanted.key, reqid: new.reqid, from, to })
+    };
+    Plan { steps: diff(desired, observed).steps.into_iter().map(migrated).collect() }
 }

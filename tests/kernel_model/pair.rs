@@ -3,9 +3,9 @@
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
-use kagemusha::ipsec::{Class, Direction};
+use kagemusha::ipsec::{Class, Direction, SecurityAssociation};
 use kagemusha::kernel_state::{Bindings, Configuration, KernelState, Site};
-use kagemusha::policy::Role;
+use kagemusha::policy::{Protection, Role};
 use kagemusha::vocabulary::GuestId;
 
 use crate::cast::{
@@ -13,6 +13,7 @@ use crate::cast::{
 };
 use crate::damage::{aliens, damage, holds_all};
 use crate::host::{Host, Phase, Rules};
+use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::path::{Dropped, Fate};
 use crate::wire::{Header, Message, Packet, Payload, secret};
@@ -41,10 +42,15 @@ pub const AGENT: usize = 1;
 
 impl Pair {
     /// Both with what was there before; no daemon runs yet.
-    pub fn new(rules: Rules, classes: &[Vec<Class>], places: Vec<Option<u16>>, before: [KernelState; 2]) -> Self {
-        let [there, here] = before;
-        let host = Host::new(Machine::new(there, (1..5).map(care_of)));
-        let agent = Host::new(Machine::new(here, [home_agent()]));
+    pub fn new(
+        rules: Rules,
+        classes: &[Vec<Class>],
+        places: Vec<Option<u16>>,
+        before: [(Kernel, KernelState); 2],
+    ) -> Self {
+        let [(one, there), (other, here)] = before;
+        let host = Host::new(Machine::new(there, (1..5).map(care_of)).on(one));
+        let agent = Host::new(Machine::new(here, [home_agent()]).on(other));
         let configurations =
             [Role::MobileNode, Role::HomeAgent].map(|role| Arc::new(configuration_of(role, classes, 1, 1000)));
         let accepted = Bindings::default();
@@ -190,6 +196,7 @@ impl Pair {
                 (leaks, "the policies let something protected out or in in the clear"),
                 (host.leaked, "something protected was on the wire in the clear"),
                 (host.repeated, "a number of an SA was used again"),
+                (host.stuck, "a tunnel does not move"),
                 (!holds_all(&host.machine.state, &aliens()), "what others own was touched"),
             ] {
                 if wrong {
@@ -260,8 +267,13 @@ impl Pair {
         for payload in kinds {
             for (source, destination, sender) in [(home, agent, HOST), (agent, home, AGENT)] {
                 let message = with_payload(source, destination, payload);
-                let out = self.ends[sender].machine.fate(Direction::Out, message);
-                let into = self.ends[1 - sender].machine.fate(Direction::In, message);
+                let machines = [&self.ends[sender].machine, &self.ends[1 - sender].machine];
+                let out = machines[0].fate_of(Direction::Out, message);
+                // Away from home, it comes with one of the two headers of RFC 6275 §6.3 and §6.4.
+                let headers: &[u8] = if sender == HOST { &[60] } else { &[43] };
+                let headers = if bound { headers } else { &[] };
+                let seen = with_payload(source, destination, machines[1].kernel.seen(payload, headers));
+                let into = machines[1].fate_of(Direction::In, seen);
                 // Neighbours at home cannot do without: a home agent lets neighbour discovery through that a host away protects.
                 let neighbors = matches!(payload, Payload::Icmpv6(133..=137));
                 let agree = match (out, into) {
@@ -270,7 +282,11 @@ impl Pair {
                     (Fate::Esp, Fate::Discarded) => sender == AGENT && !bound,
                     // What the sender keeps back does no harm.
                     (Fate::Discarded, _) => true,
-                    (Fate::Clear, Fate::Esp) | (Fate::Esp, Fate::Clear) => neighbors,
+                    // What nobody protects is refused together with what somebody does, where of what comes in the type is not known.
+                    (Fate::Clear, Fate::Esp) => {
+                        neighbors || matches!(payload, Payload::Mobility(_)) || seen.payload != payload
+                    }
+                    (Fate::Esp, Fate::Clear) => neighbors,
                     (Fate::Clear, _) => true,
                 };
                 if !agree {
@@ -313,11 +329,21 @@ impl Pair {
         for (spi, secret, expected) in wrong(packet) {
             refused(&under(packet, spi, &secret), expected)?;
         }
-        // A good SA, but of another guest, or of another class of this one.
+        // A good SA, but of another guest, or of another class of this one, unless the kernel cannot tell the two in what it receives.
         let configuration = &self.configurations[sender];
-        let guests = configuration.guests.iter().flat_map(|guest| guest.protection.associations());
-        let outbound = guests.filter(|sa| (sa.key.source == home_agent()) == (sender == AGENT));
-        for sa in outbound.filter(|sa| Some(sa.key.spi) != packet.esp().map(|(spi, ..)| spi)) {
+        let outbound = |guest: usize| {
+            let all = configuration.guests[guest].protection.associations().iter();
+            all.filter(|sa| (sa.key.source == home_agent()) == (sender == AGENT)).map(move |sa| (guest, sa))
+        };
+        let class = |(guest, sa): (usize, &SecurityAssociation)| {
+            let protection = &configuration.guests[guest].protection;
+            let served = sa.reqid().and_then(|reqid| protection.serves(reqid)).map(|(class, _)| class);
+            served.map(|class| (guest, judge(protection, class)))
+        };
+        let outbound: Vec<_> = (0..configuration.guests.len()).flat_map(outbound).collect();
+        let its = outbound.iter().copied().find(|(_, sa)| Some(sa.key.spi) == packet.esp().map(|(spi, ..)| spi));
+        let its = its.and_then(class).ok_or("no SA of the policy")?;
+        for (_, sa) in outbound.iter().filter(|other| class(**other) != Some(its)) {
             let forged = under(packet, sa.key.spi, &secret(sa).ok_or("no ESP")?);
             refused(
                 &forged,
@@ -325,6 +351,17 @@ impl Pair {
             )?;
         }
         Ok(())
+    }
+}
+
+/// The class whose inbound policy decides on received packets of this one: a wider one that takes the same packets as far as the kernel can tell.
+fn judge(protection: &Protection, class: Class) -> Class {
+    let first = |wider: &[Class]| wider.iter().copied().find(|wider| protection.has(*wider)).unwrap_or(class);
+    match class {
+        Class::HomeRegistration => first(&[Class::MobilityHeaders, Class::Any]),
+        Class::MobilePrefixDiscovery => first(&[Class::Icmpv6, Class::Any]),
+        Class::ReturnRoutability => first(&[Class::TunnelPayload]),
+        _ => class,
     }
 }
 

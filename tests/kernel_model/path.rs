@@ -2,6 +2,7 @@
 //! `xfrm_state_find`); Home Address option, type 2 routing header, ESP and the policy check on the way in (`ipv6_dest_hao`,
 //! `ipv6_rthdr_rcv`, `xfrm_input`, `__xfrm_policy_check`).
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 
 use kagemusha::ipsec::{
@@ -40,7 +41,7 @@ pub enum Dropped {
 }
 
 /// What a policy makes of a message, when nothing else is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
     /// Discarded.
     Discarded,
@@ -49,6 +50,9 @@ pub enum Fate {
     /// As it is.
     Clear,
 }
+
+/// What the SPD is asked for: as a message, but with the type that the kernel takes it for.
+type Flow = Message;
 
 fn matches(upper_layer: UpperLayer, payload: Payload) -> bool {
     match upper_layer {
@@ -61,20 +65,41 @@ fn matches(upper_layer: UpperLayer, payload: Payload) -> bool {
 
 impl Machine {
     /// The policy that decides: of those that match, the one with the lowest priority value.
-    pub fn policy(&self, direction: Direction, message: Message) -> Option<&SecurityPolicy> {
+    pub fn policy(&self, direction: Direction, flow: Flow) -> Option<&SecurityPolicy> {
         let matching = |policy: &&SecurityPolicy| {
             let selector = policy.key.selector;
             policy.key.direction == direction
-                && selector.source.contains(message.source)
-                && selector.destination.contains(message.destination)
-                && matches(selector.upper_layer, message.payload)
+                && selector.source.contains(flow.source)
+                && selector.destination.contains(flow.destination)
+                && matches(selector.upper_layer, flow.payload)
         };
         self.state.policies.values().filter(matching).min_by_key(|policy| policy.key.priority)
     }
 
-    /// What the policies make of a message. No policy: RFC 4301 would discard, Linux lets it pass.
+    /// Whether it is a socket of this machine that sends from there.
+    fn speaks_from(&self, source: Ipv6Addr) -> bool {
+        self.own.contains(&source) || self.state.addresses.contains_key(&source)
+    }
+
+    /// What the policies make of a message, when nothing else is looked at; the worst that whoever sends it can bring about by what stands
+    /// before and behind it. No policy: RFC 4301 would discard, Linux lets it pass.
     pub fn fate(&self, direction: Direction, message: Message) -> Fate {
-        match self.policy(direction, message) {
+        let named = self.state.policies.keys().map(|key| key.selector.upper_layer);
+        let mut seen = match direction == Direction::Out && self.speaks_from(message.source) {
+            true => BTreeSet::new(),
+            false => self.kernel.may_see(message.payload, named),
+        };
+        // A socket may speak from there later on.
+        if direction == Direction::Out {
+            seen.insert(message.payload);
+        }
+        let fates = seen.into_iter().map(|payload| self.fate_of(direction, Message { payload, ..message }));
+        fates.max().unwrap_or(Fate::Clear)
+    }
+
+    /// The same for one that looks like this to the kernel.
+    pub fn fate_of(&self, direction: Direction, flow: Flow) -> Fate {
+        match self.policy(direction, flow) {
             None => Fate::Clear,
             Some(policy) if policy.action == Action::Block => Fate::Discarded,
             Some(policy) if policy.templates.iter().any(is_required_esp) => Fate::Esp,
@@ -97,7 +122,11 @@ impl Machine {
     /// Sends a message; `via` is the care-of address that a home agent gives as ancillary data for a type 2 routing header.
     pub fn send(&mut self, message: Message, via: Option<Ipv6Addr>) -> Result<Packet, Dropped> {
         let mut packet = Packet::plain(message);
-        let (action, templates) = match self.policy(Direction::Out, message) {
+        let flow = match self.speaks_from(message.source) {
+            true => message,
+            false => Message { payload: self.kernel.seen(message.payload, &[]), ..message },
+        };
+        let (action, templates) = match self.policy(Direction::Out, flow) {
             None => (Action::Allow, vec![]),
             Some(policy) => (policy.action, policy.templates.clone()),
         };
@@ -190,7 +219,8 @@ impl Machine {
         let message = Message { source, destination, payload: packet.payload };
         // Out of a tunnel it may be for somebody behind this machine.
         let forwarded = !self.delivers(source, destination, packet.payload.protocol()) && packet.is_tunnelled();
-        self.check(if forwarded { Direction::Forward } else { Direction::In }, message, &taken_off)?;
+        let flow = Message { payload: self.kernel.seen(message.payload, &packet.extension_headers()), ..message };
+        self.check(if forwarded { Direction::Forward } else { Direction::In }, flow, &taken_off)?;
         Ok(message)
     }
 
@@ -246,9 +276,9 @@ impl Machine {
     }
 
     /// The policy check of a message that came in, with the SAs that were taken off, outermost first.
-    fn check(&self, direction: Direction, message: Message, taken_off: &[SecurityAssociation]) -> Result<(), Dropped> {
+    fn check(&self, direction: Direction, flow: Flow, taken_off: &[SecurityAssociation]) -> Result<(), Dropped> {
         let nothing = Action::Allow;
-        let policy = self.policy(direction, message);
+        let policy = self.policy(direction, flow);
         let (action, templates) = policy.map_or((nothing, &[][..]), |policy| (policy.action, &policy.templates[..]));
         if action == Action::Block {
             return Err(Dropped::PolicyBlocks);

@@ -22,7 +22,7 @@ use crate::path::Fate;
 use crate::wire::Message;
 
 fn machine(state: &KernelState) -> Machine {
-    Machine::new(state.clone(), [])
+    Machine::new(state.clone(), [home_agent()])
 }
 
 fn after(state: &KernelState, plan: &Plan) -> KernelState {

@@ -13,6 +13,8 @@ pub enum Payload {
     Icmpv6(u8),
     /// Anything else.
     Data,
+    /// No protocol at all: what `XFRM_MSG_MIGRATE` looks for when a policy is for every one.
+    Unknown,
 }
 
 impl Payload {
@@ -22,6 +24,7 @@ impl Payload {
             Self::Mobility(_) => 135,
             Self::Icmpv6(_) => 58,
             Self::Data => 17,
+            Self::Unknown => 0,
         }
     }
 }
@@ -84,6 +87,18 @@ impl Packet {
     /// Whether the payload can be read by all.
     pub fn is_clear(&self) -> bool {
         !self.headers.iter().any(|header| matches!(header, Header::Esp { .. }))
+    }
+
+    /// The extension headers that still stand before the payload when the SPD is asked about it: ESP is off, and so is all of a tunnel.
+    pub fn extension_headers(&self) -> Vec<u8> {
+        let tunnelled = self.headers.iter().rposition(|header| matches!(header, Header::Inner { .. }));
+        let own = self.headers.iter().skip(tunnelled.map_or(0, |at| at + 1));
+        own.filter_map(|header| match header {
+            Header::HomeAddressOption(_) => Some(60),
+            Header::Routing(_) => Some(43),
+            Header::Esp { .. } | Header::Inner { .. } => None,
+        })
+        .collect()
     }
 
     /// Whether it has another packet in it.
