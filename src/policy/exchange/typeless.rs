@@ -1,12 +1,11 @@
-//! Security policies that those of umip's `mip6d` need beside them on Linux 6.7 and later.
+//! Security policies that those of umip's `mip6d` need beside them.
 //!
-//! Its policies for binding updates and acknowledgements name the type of the mobility header. Since 6.7 the kernel looks for
-//! the policy of what it received or forwards with its flow dissector, which knows no such type: every mobility header is of
-//! type 0 there (`decode_session6` in net/xfrm/xfrm_policy.c). And it looks for the policy that an `XFRM_MSG_MIGRATE` means as
-//! for a packet, but without the type, of a mobility header and of an ICMPv6 message: it is 0 again
-//! (`xfrm_migrate_policy_find`). `mip6d` takes a refused one for a failure of its own, and refuses the registration with status
-//! 130. So these policies are of type 0. Older kernels, which see the real type, never meet them: of that type are binding refresh
-//! requests, which `mip6d` does not send to a home address, and no ICMPv6 message. There its own policies do what they always did.
+//! Its policies for binding updates and acknowledgements name the type of the mobility header, and the kernel does not know the types of
+//! what it receives and forwards: from 6.7 on of none (every mobility header counts as type 0), and up to 6.6 only behind exactly one
+//! extension header, so that an update without Home Address option passes umip's policies on these, too. Since 6.12 it looks for
+//! the policy that an `XFRM_MSG_MIGRATE` means in the same way, without a type, of mobility headers and of ICMPv6
+//! (`xfrm_migrate_policy_find` of `net/xfrm/xfrm_policy.c`); umip takes a refused one for a failure of its own, and refuses the
+//! registration with status 130. So next to each of umip's policies of a type stands one that is found without.
 
 use std::net::Ipv6Addr;
 
@@ -16,15 +15,21 @@ use crate::policy::{GuestPolicy, Policy, Reqids, Role};
 /// Behind umip's own policies for binding updates (9), before those of a live binding (16), which want the care-of address that it
 /// already has.
 const FROM_ANY_CARE_OF_ADDRESS: u32 = 10;
-/// Before all of umip's for mobility headers between home address and home agent (2).
-const MOBILITY_HEADERS: u32 = 1;
-/// Before umip's for ICMPv6 (5).
+/// Behind umip's own for mobility headers between home address and home agent (2), before all others.
+const MOBILITY_HEADERS: u32 = 3;
+/// Before umip's for ICMPv6 (5): one for all of it may be among them, with another SA.
 const ICMPV6: u32 = 4;
 /// Before umip's for what is in the tunnel (10).
 const IN_THE_TUNNEL: u32 = 9;
+/// All of them: what of them is of another type than umip's policies name is under ESP, too.
+const ANY_MOBILITY_HEADER: &str = "135";
+/// What those count as that a kernel from 6.7 on receives. To older ones such a policy is nothing: umip's own policies do what they did.
+const MOBILITY_HEADER_WITHOUT_TYPE: &str = "135 type 0";
+/// What `XFRM_MSG_MIGRATE` looks for instead of mobile prefix discovery. There are no such messages.
+const ICMPV6_WITHOUT_TYPE: &str = "58 type 0";
 
 /// What these policies are for, as a comment.
-pub(super) const PURPOSE: &str = "# For Linux 6.7 and later, which tells no type of a mobility header that it received; older kernels never meet these:\n";
+pub(super) const PURPOSE: &str = "# Beside mip6d's policies, which go by types of messages: Linux does not know those of all it receives, from 6.7 on of no mobility header.\n";
 
 /// The policies that `other`, with umip's `mip6d`, needs for a guest, as lines of `ip -batch`.
 pub(super) fn policies(policy: &Policy, guest: &GuestPolicy, other: Role) -> Vec<String> {
@@ -33,17 +38,17 @@ pub(super) fn policies(policy: &Policy, guest: &GuestPolicy, other: Role) -> Vec
     if other == Role::HomeAgent {
         let (home, agent) = (ends.home, ends.agent);
         lines.push(format!(
-            "xfrm policy add src {home} dst {agent} proto 135 type 0 dir in ptype sub priority {FROM_ANY_CARE_OF_ADDRESS} \
+            "xfrm policy add src {home} dst {agent} proto {MOBILITY_HEADER_WITHOUT_TYPE} dir in ptype sub priority {FROM_ANY_CARE_OF_ADDRESS} \
              tmpl src :: dst :: proto hao mode ro level use"
         ));
     }
     for (class, reqids) in &guest.protection.classes {
         match (class, other) {
             (Class::HomeRegistration, _) => {
-                lines.extend(ends.transport("135 type 0", "135 type 0", MOBILITY_HEADERS, *reqids, other))
+                lines.extend(ends.transport(ANY_MOBILITY_HEADER, MOBILITY_HEADERS, *reqids, other));
             }
             (Class::MobilePrefixDiscovery, Role::HomeAgent) => {
-                lines.extend(ends.transport("58 type 0", "58 type 0", ICMPV6, *reqids, other));
+                lines.extend(ends.transport(ICMPV6_WITHOUT_TYPE, ICMPV6, *reqids, other));
             }
             (Class::ReturnRoutability, Role::HomeAgent) => lines.extend(ends.tunnel(*reqids)),
             _ => {}
@@ -60,9 +65,9 @@ struct Ends {
 }
 
 impl Ends {
-    /// One policy each way in ESP transport mode, `there` and `back` being protocol, type and code.
-    fn transport(self, there: &str, back: &str, priority: u32, reqids: Reqids, other: Role) -> [String; 2] {
-        [(Toward::HomeAgent, there), (Toward::Guest, back)].map(|(toward, proto)| {
+    /// One policy each way in ESP transport mode.
+    fn transport(self, proto: &str, priority: u32, reqids: Reqids, other: Role) -> [String; 2] {
+        Toward::BOTH.map(|toward| {
             let (from, to) = self.way(toward);
             let received = (toward == Toward::HomeAgent) == (other == Role::HomeAgent);
             let (direction, reqid) = (if received { "in" } else { "out" }, reqids.toward(toward));
@@ -83,7 +88,7 @@ impl Ends {
                 Toward::Guest => format!("src ::/0 dst {}", self.home),
             };
             format!(
-                "xfrm policy add {selector} proto 135 type 0 dir {direction} priority {IN_THE_TUNNEL} \
+                "xfrm policy add {selector} proto {MOBILITY_HEADER_WITHOUT_TYPE} dir {direction} priority {IN_THE_TUNNEL} \
                  tmpl src {from} dst {to} proto esp reqid {} mode tunnel",
                 reqids.toward(toward)
             )
@@ -153,8 +158,8 @@ mod tests {
         let back = "src 2001:db8::1 dst 2001:db8::10 proto";
         let registration = [
             OPTION.to_owned(),
-            format!("xfrm policy add {there} 135 type 0 dir in priority 1 tmpl proto esp reqid 1 mode transport"),
-            format!("xfrm policy add {back} 135 type 0 dir out priority 1 tmpl proto esp reqid 2 mode transport"),
+            format!("xfrm policy add {there} 135 dir in priority 3 tmpl proto esp reqid 1 mode transport"),
+            format!("xfrm policy add {back} 135 dir out priority 3 tmpl proto esp reqid 2 mode transport"),
         ];
         let discovery = [
             format!("xfrm policy add {there} 58 type 0 dir in priority 4 tmpl proto esp reqid 3 mode transport"),
@@ -190,9 +195,9 @@ mod tests {
         assert_eq!(
             told(Role::HomeAgent, &[Class::HomeRegistration, Class::MobilePrefixDiscovery]),
             [
-                "xfrm policy add src 2001:db8::10 dst 2001:db8::1 proto 135 type 0 dir out priority 1 \
+                "xfrm policy add src 2001:db8::10 dst 2001:db8::1 proto 135 dir out priority 3 \
                  tmpl proto esp reqid 1 mode transport",
-                "xfrm policy add src 2001:db8::1 dst 2001:db8::10 proto 135 type 0 dir in priority 1 \
+                "xfrm policy add src 2001:db8::1 dst 2001:db8::10 proto 135 dir in priority 3 \
                  tmpl proto esp reqid 2 mode transport",
             ]
         );
