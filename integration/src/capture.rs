@@ -189,7 +189,7 @@ impl Observer {
                 let seen: String =
                     packets.iter().skip(first).rev().take(12).rev().map(|p| format!("\n    {p}")).collect();
                 let seen = if seen.is_empty() { "\n    nothing".to_owned() } else { seen };
-                return Err(Failure::new(format!(
+                return Err(Failure::timeout(format!(
                     "{}: not seen within {:.1} s: {description}; seen meanwhile:{seen}",
                     self.link,
                     timeout.as_secs_f64()

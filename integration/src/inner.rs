@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Kind, Outcome};
 use crate::init;
-use crate::job::{COMPLETE, Job, LINE, Report, ScenarioResult, Task, Verdict};
+use crate::job::{Event, Job, LINE, ScenarioResult, Task, Verdict};
 use crate::scenario::{Lab, Peer, Scenario};
 use crate::{bench, demo, lanes, migration, scenarios};
 
@@ -23,52 +23,46 @@ pub(crate) fn main(directory: &Path) -> ExitCode {
 }
 
 fn run(job: &Job) -> Outcome {
-    let kernel = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
-    let mut report = Report { kernel, results: Vec::new() };
     match &job.task {
-        Task::Demo | Task::DemoMigration | Task::BenchMigration { .. } => {
-            report.results = match &job.task {
-                Task::BenchMigration { moves, only } => bench::migration::run(job, *moves, only),
-                Task::DemoMigration => migration::demo::run(job),
-                _ => demo::run(job),
-            };
-            report.results.iter().for_each(|result| tell_complete(&result.name));
-        }
+        Task::Demo => demo::run(job).into_iter().for_each(ended),
+        Task::DemoMigration => migration::demo::run(job).into_iter().for_each(ended),
+        Task::BenchMigration { moves, only } => bench::migration::run(job, *moves, only).into_iter().for_each(ended),
         Task::BenchMemory { program } => bench::memory::run(job, program.clone())?,
-        Task::BenchPolicy(options) => bench::policy::run(job, options, &report)?,
+        Task::BenchPolicy(options) => bench::policy::run(job, options)?,
         Task::Scenarios(names) => {
             for (index, name) in names.iter().enumerate() {
-                if !lanes::begin(job, name)? {
-                    continue;
-                }
-                let scenario = scenarios::named(name).ok_or_else(|| Failure::new(format!("no scenario {name}")))?;
-                println!("{LINE}[{}/{}] {name}: {}", index + 1, names.len(), scenario.title());
-                let started = Instant::now();
-                let verdict = match run_one(job, scenario) {
-                    Verdict::Failed(why) if !job.named && is_for_want_of_time(&why) => once_more(job, scenario, &why)?,
-                    verdict => verdict,
-                };
-                let seconds = started.elapsed().as_secs_f64();
-                match &verdict {
-                    Verdict::Passed => println!("{LINE}    {seconds:6.2} s  passed"),
-                    Verdict::PassedLate(_) => println!("{LINE}    {seconds:6.2} s  passed, the second time"),
-                    Verdict::Failed(why) => {
-                        tell_what_daemons_logged(&job.directory.join(name));
-                        why.lines().for_each(|line| println!("{LINE}    {line}"));
-                        println!("{LINE}    {seconds:6.2} s  FAILED");
-                    }
-                    Verdict::Skipped(why) => println!("{LINE}    SKIP {name}: {why}"),
-                }
-                let ran = !matches!(verdict, Verdict::Skipped(_));
-                report.results.push(ScenarioResult { name: name.clone(), verdict, seconds });
-                report.write(&job.directory)?;
-                if ran {
-                    tell_complete(name);
+                if lanes::begin(job, name)? {
+                    tell_event(&Event::Begun(name.clone()));
+                    let scenario = scenarios::named(name).ok_or_else(|| Failure::new(format!("no scenario {name}")))?;
+                    tell(&format!("[{}/{}] {name}: {}", index + 1, names.len(), scenario.title()));
+                    run_scenario(job, scenario)?;
                 }
             }
         }
     }
-    report.write(&job.directory)
+    tell_event(&Event::Done);
+    Ok(())
+}
+
+fn run_scenario(job: &Job, scenario: &Scenario) -> Outcome {
+    let started = Instant::now();
+    let verdict = match run_one(job, scenario) {
+        Verdict::TimedOut(why) if job.patient => once_more(job, scenario, &why)?,
+        verdict => verdict,
+    };
+    let (name, seconds) = (scenario.name, started.elapsed().as_secs_f64());
+    match &verdict {
+        Verdict::Passed => println!("{LINE}    {seconds:6.2} s  {name} passed"),
+        Verdict::PassedLate(_) => println!("{LINE}    {seconds:6.2} s  {name} passed, THE SECOND TIME"),
+        Verdict::TimedOut(why) | Verdict::Failed(why) => {
+            tell_what_daemons_logged(&job.directory.join(name));
+            why.lines().for_each(|line| println!("{LINE}    {line}"));
+            println!("{LINE}    {seconds:6.2} s  {name} FAILED");
+        }
+        Verdict::Skipped(why) => println!("{LINE}    SKIP {name}: {why}"),
+    }
+    ended(ScenarioResult { name: name.to_owned(), verdict, seconds });
+    Ok(())
 }
 
 /// Shows the user a line.
@@ -76,10 +70,14 @@ pub(crate) fn tell(line: &str) {
     println!("{LINE}{line}");
 }
 
-/// Lets the outer side have the files of a scenario, which may still be in this kernel's memory only.
-fn tell_complete(name: &str) {
+/// Lets the outer side have a result and the files of a scenario, which may still be in this kernel's memory only.
+fn ended(result: ScenarioResult) {
     nix::unistd::sync();
-    println!("{COMPLETE}{name}");
+    tell_event(&Event::Ended(result));
+}
+
+fn tell_event(event: &Event) {
+    print!("{}", event.line());
 }
 
 /// The end of every log of a failed scenario, and of what the kernel of a guest in QEMU has said: it may have crashed.
@@ -95,18 +93,13 @@ fn tell_what_daemons_logged(directory: &Path) {
     }
 }
 
-/// Something that was waited for did not come: on a machine that does other things, too, it may have come a little later. What must not be seen is
-/// another matter, and fails at once.
-fn is_for_want_of_time(why: &str) -> bool {
-    why.contains(" within ")
-}
-
-/// A second chance, in a run of all scenarios. Files of the first attempt are kept.
+/// A second chance for what has failed for want of time: on a machine that does other things, too, it may have come a little later. What must
+/// not be seen is another matter, and fails at once. It is told and counted, and files of the first attempt are kept.
 fn once_more(job: &Job, scenario: &Scenario, why: &str) -> Outcome<Verdict> {
     let directory = job.directory.join(scenario.name);
     tell_what_daemons_logged(&directory);
     why.lines().for_each(|line| println!("{LINE}    {line}"));
-    println!("{LINE}    FAILED for want of time; once more");
+    println!("{LINE}    {} FAILED for want of time; ONCE MORE", scenario.name);
     std::fs::rename(&directory, job.directory.join(format!("{}.first", scenario.name)))?;
     Ok(match run_one(job, scenario) {
         Verdict::Passed => Verdict::PassedLate(why.lines().next().unwrap_or_default().to_owned()),
@@ -134,6 +127,7 @@ fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
     };
     match catch_unwind(AssertUnwindSafe(attempt)) {
         Ok(Ok(())) => Verdict::Passed,
+        Ok(Err(failure)) if failure.kind() == Kind::Timeout => Verdict::TimedOut(failure.to_string()),
         Ok(Err(failure)) => Verdict::Failed(failure.to_string()),
         Err(_) => Verdict::Failed("the scenario's own code panicked".into()),
     }

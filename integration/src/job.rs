@@ -12,8 +12,11 @@ use crate::migration::image::Image;
 /// Every line of the inner side that is for the user starts with this; anything else on its output is the kernel's.
 pub(crate) const LINE: &str = "lab| ";
 
-/// Such a line tells the outer side that a scenario of this name has ended and all its files are complete.
-pub(crate) const COMPLETE: &str = "lab-complete| ";
+/// Such a line is an [`Event`].
+const EVENT: &str = "lab-event| ";
+
+/// Such a line says that the machine lives.
+pub(crate) const ALIVE: &str = "lab-alive|";
 
 /// What is to be run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,6 +35,9 @@ pub(crate) struct Job {
     /// Where lanes leave word of the scenarios that they have begun.
     #[serde(default)]
     pub(crate) begun: Option<PathBuf>,
+    /// Whether a scenario that fails for want of time is run once more.
+    #[serde(default)]
+    pub(crate) patient: bool,
     /// Variables of the user's environment that are for the inner side: `KAGEMUSHA_…` and `RUST_BACKTRACE`.
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) task: Task,
@@ -61,15 +67,36 @@ pub(crate) enum Task {
     BenchPolicy(crate::bench::policy::Options),
 }
 
-/// What became of it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Report {
-    pub(crate) kernel: String,
-    pub(crate) results: Vec<ScenarioResult>,
+/// What the inner side tells the outer one beside the lines for the user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum Event {
+    /// The machine has come up.
+    Up {
+        /// Its release.
+        kernel: String,
+    },
+    /// A scenario begins.
+    Begun(String),
+    /// A scenario has ended, and all its files are complete.
+    Ended(ScenarioResult),
+    /// All of the job is done.
+    Done,
+}
+
+impl Event {
+    /// The line that tells it.
+    pub(crate) fn line(&self) -> String {
+        format!("{EVENT}{}\n", serde_json::to_string(self).unwrap_or_default())
+    }
+
+    /// What a line tells.
+    pub(crate) fn of_line(line: &str) -> Option<Self> {
+        serde_json::from_str(line.strip_prefix(EVENT)?).ok()
+    }
 }
 
 /// What became of one scenario.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ScenarioResult {
     pub(crate) name: String,
     pub(crate) verdict: Verdict,
@@ -82,6 +109,8 @@ pub(crate) enum Verdict {
     Passed,
     /// At the second attempt; why not at the first.
     PassedLate(String),
+    /// Something that was waited for has not come.
+    TimedOut(String),
     Failed(String),
     Skipped(String),
 }
@@ -104,16 +133,6 @@ impl Job {
     }
 }
 
-impl Report {
-    pub(crate) fn read(directory: &Path) -> Outcome<Self> {
-        read(&directory.join("report.json"))
-    }
-
-    pub(crate) fn write(&self, directory: &Path) -> Outcome {
-        write(&directory.join("report.json"), self)
-    }
-}
-
 fn read<T: for<'de> Deserialize<'de>>(file: &Path) -> Outcome<T> {
     let text = std::fs::read(file).during(|| file.display().to_string())?;
     serde_json::from_slice(&text).during(|| file.display().to_string())
@@ -121,4 +140,20 @@ fn read<T: for<'de> Deserialize<'de>>(file: &Path) -> Outcome<T> {
 
 fn write(file: &Path, value: &impl Serialize) -> Outcome {
     std::fs::write(file, serde_json::to_vec_pretty(value)?).during(|| file.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_come_back_from_their_lines() {
+        let result = ScenarioResult { name: "a".into(), verdict: Verdict::TimedOut("b\nc".into()), seconds: 1.5 };
+        for event in [Event::Up { kernel: "6.1".into() }, Event::Begun("x".into()), Event::Ended(result), Event::Done] {
+            let line = event.line();
+            assert_eq!(line.matches('\n').count(), 1, "{line}");
+            assert_eq!(Event::of_line(line.trim_end()), Some(event));
+        }
+        assert_eq!(Event::of_line("lab| text"), None);
+    }
 }

@@ -1,35 +1,182 @@
-//! All scenarios in several kernels beside each other: most of them wait for something most of the time.
+//! Several inner sides beside each other: most scenarios wait for something most of the time.
+//!
+//! A *site* is a kernel with the scenarios that run on it; a *lane* is one inner side after the other, each with what no other has begun.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use crate::failure::{Failure, Outcome, While};
-use crate::job::{Job, Report, Task};
+use crate::failure::{Failure, Kind, Outcome, While};
+use crate::job::{Event, Job, ScenarioResult, Task, Verdict};
+use crate::run::Place;
 use crate::scenarios;
+use crate::table::KernelReport;
 
-/// How many kernels.
+/// How many inner sides at once.
 const LANES: usize = 3;
+/// How many machines of one kernel may die in a run.
+const DEATHS: usize = 3;
 
-/// A job of many scenarios for each lane, which has a directory of its own and runs what no other has begun; none for other jobs, and for what
-/// the user has named.
-pub(crate) fn split(job: &Job) -> Outcome<Vec<Job>> {
-    if job.named || !matches!(job.task, Task::Scenarios(_)) {
-        return Ok(vec![]);
+/// A kernel, and what runs on it.
+pub(crate) struct Site {
+    label: String,
+    pub(crate) place: Place,
+    /// Where the directories of its scenarios are in the end.
+    pub(crate) directory: PathBuf,
+    job: Job,
+    begun: PathBuf,
+    several: bool,
+    found: Mutex<Found>,
+}
+
+#[derive(Default)]
+struct Found {
+    release: String,
+    results: Vec<ScenarioResult>,
+    deaths: usize,
+    /// Inner sides that have not begun anything yet.
+    starting: usize,
+}
+
+/// Runs a lane's job to its end.
+type Inner<'a> = &'a (dyn Fn(&Site, &Job, &mut dyn FnMut(Event) -> Outcome) -> Outcome + Sync);
+
+impl Site {
+    /// `several`: there are other kernels, too, and it has a directory of its own; `core_only`: unless the user has named scenarios, only those
+    /// that are for every kernel.
+    pub(crate) fn new(job: &Job, label: &str, place: Place, several: bool, core_only: bool) -> Outcome<Self> {
+        let directory = if several { job.directory.join(label) } else { job.directory.clone() };
+        let begun = directory.join("begun");
+        fs::create_dir_all(&begun).during(|| begun.display().to_string())?;
+        let mut job = Job { directory: directory.clone(), begun: Some(begun.clone()), ..job.clone() };
+        if let (Task::Scenarios(names), true, false) = (&mut job.task, core_only, job.named) {
+            names.retain(|name| scenarios::is_core(name));
+        }
+        Ok(Self { label: label.to_owned(), place, directory, job, begun, several, found: Mutex::default() })
     }
-    let directory = |name: &str| -> Outcome<PathBuf> {
-        let directory = job.directory.join(name);
+
+    /// What stands in front of the lines of an inner side.
+    pub(crate) fn prefix(&self, job: &Job) -> String {
+        let lane = job.directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match (self.several, lane.strip_prefix("lane-")) {
+            (true, Some(lane)) => format!("{} {lane}| ", self.label),
+            (true, None) => format!("{}| ", self.label),
+            (false, Some(lane)) => format!("{lane}| "),
+            (false, None) => String::new(),
+        }
+    }
+
+    fn found(&self) -> std::sync::MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one more inner side would have something to do; if so, it counts as starting.
+    fn takes_one_more(&self) -> bool {
+        let mut found = self.found();
+        let left = match &self.job.task {
+            Task::Scenarios(names) => names.iter().filter(|name| !self.begun.join(name).exists()).count(),
+            _ => usize::from(found.results.is_empty()),
+        };
+        let more = left > found.starting;
+        found.starting += usize::from(more);
+        more
+    }
+
+    fn has_started(&self, starting: &mut bool) {
+        if std::mem::take(starting) {
+            self.found().starting -= 1;
+        }
+    }
+
+    /// A job for one inner side, in a directory of its own.
+    fn lane(&self, number: usize) -> Outcome<Job> {
+        if !matches!(self.job.task, Task::Scenarios(_)) {
+            return Ok(self.job.clone());
+        }
+        let free = (0..).map(|again| match again {
+            0 => format!("lane-{number}"),
+            again => format!("lane-{number}.{again}"),
+        });
+        let mut free = free.map(|name| self.directory.join(name)).filter(|directory| !directory.exists());
+        let directory = free.next().ok_or_else(|| Failure::new("no name is left for a lane"))?;
         fs::create_dir(&directory).during(|| directory.display().to_string())?;
-        Ok(directory)
-    };
-    let begun = directory("begun")?;
-    let lane = |number: usize| -> Outcome<Job> {
-        let directory = directory(&format!("lane-{}", number + 1))?;
-        let part = Job { directory, begun: Some(begun.clone()), ..job.clone() };
-        part.write()?;
-        Ok(part)
-    };
-    (0..LANES).map(lane).collect()
+        Ok(Job { directory, ..self.job.clone() })
+    }
+
+    /// What became of it, in the order of the list.
+    fn report(&self) -> Outcome<KernelReport> {
+        let mut found = self.found();
+        if let Task::Scenarios(names) = &self.job.task {
+            let missing = names.iter().find(|name| found.results.iter().all(|result| result.name != **name));
+            if let Some(missing) = missing {
+                return Err(Failure::new(format!("{}: no machine has run {missing}", self.label)));
+            }
+            found.results.sort_by_key(|result| names.iter().position(|name| *name == result.name));
+        }
+        let (label, release) = (self.label.clone(), found.release.clone());
+        Ok(KernelReport { label, release, results: std::mem::take(&mut found.results) })
+    }
+}
+
+/// Runs all sites, as many inner sides at once as there are lanes; `ended` is told of each scenario whose files are complete.
+pub(crate) fn run(
+    sites: &[Site],
+    inner: Inner<'_>,
+    ended: &(dyn Fn(&Site, &str) + Sync),
+) -> Outcome<Vec<KernelReport>> {
+    std::thread::scope(|scope| {
+        let lane = |number| scope.spawn(move || sites.iter().try_for_each(|site| work_off(site, number, inner, ended)));
+        let running: Vec<_> = (1..=LANES).map(lane).collect();
+        let panicked = |_| Err(Failure::new("a thread of the lab panicked"));
+        running.into_iter().try_for_each(|lane| lane.join().unwrap_or_else(panicked))
+    })?;
+    sites.iter().map(Site::report).collect()
+}
+
+/// One inner side after the other, until nothing of the site is left that was not begun.
+fn work_off(site: &Site, number: usize, inner: Inner<'_>, ended: &(dyn Fn(&Site, &str) + Sync)) -> Outcome {
+    while site.takes_one_more() {
+        let job = site.lane(number)?;
+        let (mut current, mut worked, mut starting) = (None, false, true);
+        let result = inner(site, &job, &mut |event| {
+            match event {
+                Event::Up { kernel } => site.found().release = kernel,
+                Event::Begun(name) => {
+                    site.has_started(&mut starting);
+                    current = Some(name);
+                }
+                Event::Ended(result) => {
+                    worked = true;
+                    current = None;
+                    bring_home(site, &job.directory, &result.name)?;
+                    if !matches!(result.verdict, Verdict::Skipped(_)) {
+                        ended(site, &result.name);
+                    }
+                    site.found().results.push(result);
+                }
+                Event::Done => {}
+            }
+            Ok(())
+        });
+        site.has_started(&mut starting);
+        let Err(failure) = result else { return Ok(()) };
+        // The scenario that a machine has died of is one failure, and the others go on in a new one.
+        let Some(name) = current else { return Err(failure) };
+        println!("{}{name}: {failure}", site.prefix(&job));
+        bring_home(site, &job.directory, &name)?;
+        let why = failure.to_string();
+        let verdict = if failure.kind() == Kind::Timeout { Verdict::TimedOut(why) } else { Verdict::Failed(why) };
+        let mut found = site.found();
+        found.results.push(ScenarioResult { name, verdict, seconds: 0.0 });
+        found.deaths += 1;
+        let give_up = found.deaths >= DEATHS || !worked && found.deaths > 1;
+        drop(found);
+        if give_up {
+            return Err(failure);
+        }
+    }
+    Ok(())
 }
 
 /// Whether the scenario is this lane's to run; no other runs it then. Of all that kernels can do to files of the machine they run on, making a
@@ -44,29 +191,12 @@ pub(crate) fn begin(job: &Job, scenario: &str) -> Outcome<bool> {
 }
 
 /// Moves the directory of a scenario that has ended, and of its first attempt, to where a run without lanes has it.
-pub(crate) fn bring_home(job: &Job, lane: &Path, scenario: &str) -> Outcome {
+fn bring_home(site: &Site, lane: &Path, scenario: &str) -> Outcome {
     for name in [scenario.to_owned(), format!("{scenario}.first")] {
-        let from = lane.join(&name);
-        if from.exists() {
-            fs::rename(&from, job.directory.join(&name)).during(|| from.display().to_string())?;
+        let (from, to) = (lane.join(&name), site.directory.join(&name));
+        if from != to && from.exists() {
+            fs::rename(&from, &to).during(|| from.display().to_string())?;
         }
     }
     Ok(())
-}
-
-/// What became of all parts, in the order of the list.
-pub(crate) fn gather(lanes: &[Job]) -> Outcome<Report> {
-    let mut all = Report::default();
-    for lane in lanes {
-        let part = Report::read(&lane.directory)
-            .during(|| format!("a kernel left no report; see {}", lane.directory.join("console.log").display()))?;
-        all.kernel = part.kernel;
-        all.results.extend(part.results);
-    }
-    let Some(Job { task: Task::Scenarios(names), .. }) = lanes.first() else { return Ok(all) };
-    if let Some(missing) = names.iter().find(|name| all.results.iter().all(|result| result.name != **name)) {
-        return Err(Failure::new(format!("no kernel has run {missing}")));
-    }
-    all.results.sort_by_key(|result| scenarios::ALL.iter().position(|scenario| scenario.name == result.name));
-    Ok(all)
 }

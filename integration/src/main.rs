@@ -1,7 +1,7 @@
 //! The lab of Kagemusha: real kernels, real packets, real peers.
 //!
 //! ```text
-//! outer ──► (running kernel, or User-Mode Linux with init) ──► inner ──► scenarios ──► topology of nodes, captures
+//! outer ──► run ──► lanes ──► (running kernel, or a stock kernel in QEMU with init) ──► inner ──► scenarios ──► topology, captures
 //!   └─ build, packages, tshark, table                            └─ demo
 //! ```
 // The lab lives in real time; the ban on clocks is for the product's pure layers.
@@ -20,9 +20,11 @@ mod demo;
 mod dissect;
 mod expect;
 mod failure;
+mod follow;
 mod init;
 mod inner;
 mod job;
+mod kernel;
 mod lanes;
 mod migration;
 mod node;
@@ -33,14 +35,15 @@ mod policy;
 mod prelude;
 mod probe;
 mod process;
+mod run;
 mod scenario;
 mod scenarios;
 #[allow(unsafe_code)]
 mod sys;
+mod table;
 mod tiers;
 mod topology;
 mod umip;
-mod uml;
 
 /// The lab of Kagemusha: the cast of the original experiment in network namespaces, on real kernels.
 #[derive(Parser)]
@@ -57,7 +60,7 @@ enum Command {
         /// Show something else instead.
         what: Option<outer::Show>,
         #[command(flatten)]
-        options: outer::Options,
+        options: run::Options,
     },
     /// Run the unit tests (unless a filter is given), then the scenarios whose name contains FILTER.
     Test {
@@ -66,12 +69,15 @@ enum Command {
         /// Leave the unit tests out.
         #[arg(long)]
         scenarios_only: bool,
+        /// Run them so many times.
+        #[arg(long, default_value_t = 1)]
+        repeat: u32,
         #[command(flatten)]
-        options: outer::Options,
+        options: run::Options,
     },
     /// List the scenarios.
     List,
-    /// Tell whether the running kernel would do, without User-Mode Linux.
+    /// Tell whether the running kernel would do, without QEMU.
     Check,
     /// Measure.
     Bench {
@@ -100,7 +106,10 @@ fn main() -> ExitCode {
     }
     match Arguments::parse().command {
         Command::Demo { what, options } => outer::demo(what, &options),
-        Command::Test { filter, scenarios_only, options } => outer::test(filter.as_deref(), scenarios_only, &options),
+        Command::Test { filter, scenarios_only, repeat, options } => {
+            let test = outer::TestOptions { filter: filter.as_deref(), scenarios_only, repeat };
+            outer::test(&test, &options)
+        }
         Command::List => outer::list(),
         Command::Check => outer::check(),
         Command::Bench { what } => bench::main(what),

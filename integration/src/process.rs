@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::bench::memory::Resident;
-use crate::failure::{Failure, Outcome, While, ensure};
+use crate::failure::{Failure, Outcome, While, ensure, in_time};
 use crate::node::Node;
 
 /// A running daemon. Dropping it kills it.
@@ -62,7 +62,7 @@ impl<'lab> Daemon<'lab> {
                 self.ended = true;
                 return Ok(status);
             }
-            ensure(Instant::now() < deadline, || {
+            in_time(Instant::now() < deadline, || {
                 format!("{} still runs after {:.1} s; its log:{}", self.name, timeout.as_secs_f64(), self.tail())
             })?;
             std::thread::sleep(Duration::from_millis(5));
@@ -209,7 +209,7 @@ pub(crate) fn traces(node: &Node) -> Outcome<String> {
 pub(crate) fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> Outcome<bool>) -> Outcome {
     let deadline = Instant::now() + timeout;
     while !condition()? {
-        ensure(Instant::now() < deadline, || format!("not within {:.1} s: {what}", timeout.as_secs_f64()))?;
+        in_time(Instant::now() < deadline, || format!("not within {:.1} s: {what}", timeout.as_secs_f64()))?;
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::capture::{Capture, Observer};
 use crate::dissect::Layer;
 use crate::expect::{self, SOON};
-use crate::failure::{Failure, Outcome, While, ensure};
+use crate::failure::{Failure, Outcome, While, ensure, in_time};
 use crate::job::{Job, LINE};
 use crate::migration::image::Image;
 use crate::node::Node;
@@ -177,14 +177,14 @@ impl Lab {
     /// One echo request from `node` to `destination` that must be answered.
     pub(crate) fn ping(&self, node: &Node, destination: Ipv6Addr) -> Outcome {
         let answered = ping_once(node, destination, Duration::from_secs(3))?;
-        ensure(answered, || format!("{}: no echo reply from {destination} within 3 s", node.name()))
+        in_time(answered, || format!("{}: no echo reply from {destination} within 3 s", node.name()))
     }
 
     /// Echo requests from `node` to `destination` until one is answered.
     pub(crate) fn ping_until_answered(&self, node: &Node, destination: Ipv6Addr, timeout: Duration) -> Outcome {
         let deadline = Instant::now() + timeout;
         while !ping_once(node, destination, Duration::from_secs(1))? {
-            ensure(Instant::now() < deadline, || {
+            in_time(Instant::now() < deadline, || {
                 format!("{}: no echo reply from {destination} within {:.1} s", node.name(), timeout.as_secs_f64())
             })?;
         }

@@ -211,6 +211,43 @@ pub(crate) const ALL: &[&Scenario] = &[
     &umip_mobile_node_134::SCENARIO,
 ];
 
+/// Those that run on every kernel, and not only on the one with all: what the product promises, once, and what depends on the kernel.
+const CORE: &[&str] = &[
+    "the-lab-itself",
+    "check-command",
+    "register-plain",
+    "register-esp",
+    "refresh",
+    "data-under-esp",
+    "de-register",
+    "handover",
+    "guest-migrates-under-esp",
+    "attach-when-seen",
+    "off-link-correspondent",
+    "spoofed-source-dropped",
+    "packet-too-big",
+    "esp-missing-no-plaintext",
+    "policy-missing-no-plaintext",
+    "policy-class-home-registration",
+    "policy-class-mobile-prefix-discovery",
+    "policy-class-mobility-headers",
+    "policy-class-icmpv6",
+    "policy-class-any",
+    "policy-class-return-routability",
+    "policy-class-tunnel-mobility-headers",
+    "policy-class-tunnel-payload",
+    "home-agent-restart",
+    "mobile-node-restart",
+    "migration-journey",
+    "migration-home-again",
+    "migration-target-crashes",
+];
+
+/// Whether it is for every kernel.
+pub(crate) fn is_core(name: &str) -> bool {
+    CORE.contains(&name)
+}
+
 /// Those whose name contains `filter`, or one of several with commas between them.
 pub(crate) fn matching(filter: Option<&str>) -> Vec<&'static Scenario> {
     let wanted = |name: &str| filter.is_none_or(|filter| filter.split(',').any(|part| name.contains(part)));
@@ -239,6 +276,13 @@ mod tests {
             .collect();
         let names: BTreeSet<String> = ALL.iter().map(|scenario| scenario.name.to_owned()).collect();
         assert_eq!(directories, names);
+    }
+
+    #[test]
+    fn what_is_for_every_kernel_is_there() {
+        for name in CORE {
+            assert!(named(name).is_some(), "{name}");
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) struct Resident {
 }
 
 /// Builds the daemon and lets it be looked at.
-pub(crate) fn build_and_measure(options: &outer::Options) -> Outcome<ExitCode> {
+pub(crate) fn build_and_measure(options: &crate::run::Options) -> Outcome<ExitCode> {
     let target = host_triple()?;
     println!("Building kagemusha for release, linked statically");
     let mut build = outer::cargo();

@@ -35,12 +35,12 @@ pub(crate) enum What {
         #[arg(long, default_value = "")]
         only: String,
         #[command(flatten)]
-        options: outer::Options,
+        options: crate::run::Options,
     },
     /// Resident memory of the daemon itself: with one guest, after a transfer, with a hundred guests more.
     Memory {
         #[command(flatten)]
-        options: outer::Options,
+        options: crate::run::Options,
     },
     /// The reconciler beside `ip -batch` and `ip xfrm`: ten thousand guests, one guest, memory.
     Policy(policy::Options),

@@ -8,7 +8,7 @@ use super::sites::{Site, announce};
 use super::stage::care_of;
 use crate::capture::Observer;
 use crate::expect::is_protected_acknowledgement;
-use crate::failure::{Outcome, ensure};
+use crate::failure::{Outcome, in_time};
 use crate::node::Node;
 use crate::scenario::Lab;
 use crate::topology::{Link, SEGMENT, SEGMENT2};
@@ -62,7 +62,7 @@ impl<'lab> Crowd<'lab> {
         let deadline = Instant::now() + timeout;
         let mut bound = BTreeMap::new();
         while bound.len() < self.nodes.len() {
-            ensure(Instant::now() < deadline, || {
+            in_time(Instant::now() < deadline, || {
                 let missing: Vec<String> = self
                     .guests()
                     .filter(|(guest, _)| !bound.contains_key(&guest.0))

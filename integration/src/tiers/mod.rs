@@ -35,7 +35,7 @@ pub(crate) fn main(only: &[String]) -> ExitCode {
 }
 
 fn run(only: &[String]) -> Outcome<bool> {
-    if packages::provide(&[packages::IPROUTE2, packages::PING])?.is_err() {
+    if packages::provide(&[&packages::IPROUTE2, &packages::PING])?.is_err() {
         return Ok(false);
     }
     let tiers = [Variant::Portable, Variant::SuperPacket, Variant::Ebpf];

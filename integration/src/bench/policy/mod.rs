@@ -13,7 +13,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Outcome, While, ensure};
-use crate::job::{Job, Report, Task};
+use crate::job::{Job, Task};
 use crate::outer;
 
 /// Options of the command.
@@ -34,7 +34,7 @@ pub(crate) struct Options {
     as_built: bool,
     #[command(flatten)]
     #[serde(skip)]
-    run: outer::Options,
+    run: crate::run::Options,
 }
 
 impl Options {
@@ -69,21 +69,18 @@ pub(crate) fn build_and_measure(options: &Options) -> Outcome<ExitCode> {
 }
 
 /// The inner side.
-pub(crate) fn run(job: &Job, options: &Options, report: &Report) -> Outcome {
+pub(crate) fn run(job: &Job, options: &Options) -> Outcome {
     let profile = if cfg!(debug_assertions) { "development" } else { "release" };
     let guests = options.guests();
-    crate::inner::tell(&format!(
-        "kernel {}, {guests} guests, {} rounds, {profile} build",
-        report.kernel,
-        options.rounds()
-    ));
+    let kernel = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    crate::inner::tell(&format!("kernel {kernel}, {guests} guests, {} rounds, {profile} build", options.rounds()));
     let mut results = vec![];
     for role in measure::ROLES {
         results.push(measure::measure(role, guests, options.rounds())?);
     }
     table::tell(&results);
     let file = job.directory.join("bench-policy.json");
-    let whole = serde_json::json!({ "kernel": report.kernel, "profile": profile, "guests": guests, "roles": results });
+    let whole = serde_json::json!({ "kernel": kernel, "profile": profile, "guests": guests, "roles": results });
     std::fs::write(&file, serde_json::to_vec_pretty(&whole)?).during(|| file.display().to_string())?;
     crate::inner::tell(&format!("The samples are in {}", file.display()));
     Ok(())

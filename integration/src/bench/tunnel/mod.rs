@@ -65,7 +65,7 @@ pub(crate) struct MeasureOptions {
 
 /// Builds the lab as it is to be measured, and lets that measure.
 pub(crate) fn build_and_measure(options: &Options) -> Outcome<ExitCode> {
-    if let Err(code) = packages::provide(&[packages::IPROUTE2, packages::CLANG, packages::KMOD])? {
+    if let Err(code) = packages::provide(&[&packages::IPROUTE2, &packages::CLANG, &packages::KMOD])? {
         return Ok(code);
     }
     println!("Building for release, with the eBPF tier");

@@ -1,0 +1,344 @@
+//! A run: what it needs is built, downloaded and installed, then it is executed on one kernel or several.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::failure::{Failure, Outcome, While, ensure};
+use crate::follow::{End, Patience, SILENCE, follow};
+use crate::job::{Event, Job, ScenarioResult, Task, Verdict};
+use crate::kernel::accelerator::Accelerator;
+use crate::kernel::choice::Choice;
+use crate::kernel::image::Image;
+use crate::kernel::last_words::last_words;
+use crate::kernel::machine::{Boot, CONSOLE, CPUS, Machine};
+use crate::lanes::{self, Site};
+use crate::migration::image;
+use crate::oracle::{Opinion, Oracle};
+use crate::outer::{boots, cargo};
+use crate::scenario::Peer;
+use crate::table::{KernelReport, TSHARK};
+use crate::{packages, probe, scenarios};
+
+/// Options of the commands that run something.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// The kernel to run on: running, 6.1, 6.12, newest, all, a Debian package (linux-image-…) or a file.
+    #[arg(long, default_value = "6.12")]
+    kernel: Choice,
+    /// End everything after so many seconds.
+    #[arg(long, default_value_t = 3000)]
+    timeout: u64,
+    /// More words for the kernel's command line.
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    append: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { kernel: Choice::default(), timeout: 3000, append: String::new() }
+    }
+}
+
+/// A booting machine has to say something after this time, also when others use the processors.
+const BOOT: Duration = Duration::from_secs(120);
+
+/// Where an inner side runs.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// On the running kernel.
+    Here,
+    /// In a machine of its own.
+    Machine(Image),
+}
+
+/// A run that is ready to go.
+pub(crate) struct Run {
+    job: Job,
+    /// The lab itself, by the name it had before the build, which may have put another file there.
+    program: PathBuf,
+    accelerator: Accelerator,
+    /// A label, and where.
+    places: Vec<(String, Place)>,
+}
+
+/// What every run needs.
+const BASE: [&packages::Need; 6] = [
+    &packages::IPROUTE2,
+    &packages::PING,
+    &packages::TSHARK,
+    &packages::KMOD,
+    &packages::RADVD,
+    // For the eBPF tier of what is built.
+    &packages::CLANG,
+];
+
+/// What a run in machines needs beside it.
+const MACHINES: [&packages::Need; 5] =
+    [&packages::QEMU, &packages::VIRTIOFS, &packages::BUSYBOX, &packages::XZ, &packages::ZSTD];
+
+impl Run {
+    /// Builds, installs, decides. `named`: the user has asked for these scenarios by name. `Ok(Err(code))`: the user has been told
+    /// what to do first.
+    pub(crate) fn prepare(task: Task, named: bool, options: &Options) -> Outcome<Result<Self, ExitCode>> {
+        let program = std::env::current_exe()?;
+        let bin = program.parent().ok_or_else(|| Failure::new("the lab's program has no directory"))?.to_owned();
+        let target = bin.parent().unwrap_or(&bin).to_owned();
+        ensure(["/run", "/var/lib", "/dev"].iter().all(|used| !target.starts_with(used)), || {
+            format!("{}: the lab empties /run, /var/lib and /dev for its nodes; build somewhere else", target.display())
+        })?;
+        let choices = options.kernel.each();
+        if let Choice::File(path) = &options.kernel {
+            // Before anything that takes long.
+            ensure(path.is_file(), || {
+                format!("--kernel {}: there is no such file; 6.1, 6.12 and newest are downloaded", path.display())
+            })?;
+        }
+        let mut needs = BASE.to_vec();
+        if choices.iter().any(boots) {
+            ensure(cfg!(target_arch = "x86_64"), || {
+                "the lab's machines are for x86-64; elsewhere use --kernel running".into()
+            })?;
+            needs.extend(MACHINES);
+        }
+        if let Err(code) = packages::provide(&needs)? {
+            return Ok(Err(code));
+        }
+        build(&bin)?;
+        let lab = target.join("lab");
+        let cache = lab.join("kernels");
+        fs::create_dir_all(&cache).during(|| format!("{} cannot be made", cache.display()))?;
+        let places = choices.iter().map(|choice| Ok((choice.label(), place(choice, &cache)?)));
+        let places: Vec<(String, Place)> = places.collect::<Outcome<_>>()?;
+        let accelerator = match places.iter().find_map(|(_, place)| place.image()) {
+            Some(image) => Accelerator::find(image, &program, &cache)?,
+            None => Accelerator::Tcg,
+        };
+        let image = match wants_guest(&task, named) {
+            true => match packages::provide(&[&packages::BINUTILS])? {
+                Err(code) => return Ok(Err(code)),
+                Ok(()) => Some(image::provide(&lab.join("guest"), &program)?),
+            },
+            false => None,
+        };
+        let directory = new_run_directory(&lab)?;
+        let (kagemusha, mip6d, environment) = (bin.join("kagemusha"), mip6d()?, environment());
+        let patient = !named;
+        let job = Job { directory, kagemusha, mip6d, image, named, begun: None, patient, environment, task };
+        Ok(Ok(Self { job, program, accelerator, places }))
+    }
+
+    /// Runs the job on every kernel, shows what it tells, and adds what tshark thinks of the captures.
+    pub(crate) fn execute(&self, options: &Options) -> Outcome<Vec<KernelReport>> {
+        println!("Everything of this run is kept in {}", self.job.directory.display());
+        let oracle = Oracle::start();
+        let sites = self.places.iter().enumerate().map(|(number, (label, place))| {
+            Site::new(&self.job, label, place.clone(), self.places.len() > 1, number > 0)
+        });
+        let sites = sites.collect::<Outcome<Vec<Site>>>()?;
+        let ended = |site: &Site, name: &str| {
+            if scenarios::named(name).is_none_or(|scenario| scenario.well_formed) {
+                oracle.ask(site.directory.join(name));
+            }
+        };
+        let end = Instant::now() + Duration::from_secs(options.timeout);
+        let reports = lanes::run(&sites, &|site, lane, heard| self.inner(site, lane, options, end, heard), &ended);
+        let mut reports = reports?;
+        if let Some(first) = reports.first_mut() {
+            conclude(oracle, first);
+        }
+        Ok(reports)
+    }
+
+    /// A job without results, whose inner side shows what there is to show.
+    pub(crate) fn execute_alone(&self, options: &Options) -> Outcome {
+        println!("Everything of this run is kept in {}", self.job.directory.display());
+        let (label, place) = self.places.first().ok_or_else(|| Failure::new("there is no kernel to run on"))?;
+        let site = Site::new(&self.job, label, place.clone(), false, false)?;
+        let end = Instant::now() + Duration::from_secs(options.timeout);
+        self.inner(&site, &self.job, options, end, &mut |_| Ok(()))
+    }
+
+    /// One inner side, to the end of its job; a failure if it has not come there.
+    fn inner(
+        &self,
+        site: &Site,
+        job: &Job,
+        options: &Options,
+        end: Instant,
+        heard: &mut dyn FnMut(Event) -> Outcome,
+    ) -> Outcome {
+        job.write()?;
+        let prefix = site.prefix(job);
+        let (log, mut done, mut up) = (job.directory.join("lab.log"), false, None);
+        let started = Instant::now();
+        let mut listen = |event: Event| {
+            match &event {
+                Event::Up { kernel } => {
+                    let time = started.elapsed().as_secs_f64();
+                    println!("{prefix}Linux {kernel} is up after {time:.1} s");
+                    up = Some(started.elapsed());
+                }
+                Event::Done => done = true,
+                Event::Begun(_) | Event::Ended(_) => {}
+            }
+            heard(event)
+        };
+        let (what, how) = match &site.place {
+            Place::Here => {
+                let mut child = Command::new(&self.program)
+                    .arg("inner")
+                    .arg(&job.directory)
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .during(|| "starting the inner side".into())?;
+                let (Some(output), Some(error)) = (child.stdout.take(), child.stderr.take()) else {
+                    return Err(Failure::new("the inner side has no output"));
+                };
+                let left = end.saturating_duration_since(Instant::now());
+                let patience = Patience { start: left, silence: None, end };
+                let how = follow((Box::new(output), Box::new(error)), &prefix, &log, patience, &mut listen)?;
+                if how != End::Closed {
+                    child.kill()?;
+                }
+                child.wait()?;
+                ("the lab's inner side".to_owned(), how)
+            }
+            Place::Machine(image) => {
+                let name = self.accelerator.name();
+                println!("{prefix}Booting Linux {} in QEMU ({name}, {CPUS} CPUs)", image.release);
+                let mut machine = Machine::boot(&Boot {
+                    image,
+                    accelerator: self.accelerator,
+                    lab: &self.program,
+                    run: &job.directory,
+                    logs: &job.directory,
+                    devices: &[],
+                    append: &options.append,
+                })?;
+                let (output, error) = machine.streams()?;
+                let patience = Patience { start: BOOT, silence: Some(SILENCE), end };
+                let how = follow((Box::new(output), Box::new(error)), &prefix, &log, patience, &mut listen)?;
+                (format!("Linux {} in QEMU", image.release), how)
+            }
+        };
+        if done {
+            return Ok(());
+        }
+        let read =
+            |name: &str| String::from_utf8_lossy(&fs::read(job.directory.join(name)).unwrap_or_default()).into_owned();
+        let advice = match up {
+            Some(_) => format!("see {}", job.directory.display()),
+            None => format!("try another (--kernel 6.12), and see {}", job.directory.join(CONSOLE).display()),
+        };
+        let words = format!("{}; {advice}", last_words(&read(CONSOLE), &qemu_complaints(&read("lab.log"))));
+        Err(how.failure(&what, &words))
+    }
+}
+
+/// What QEMU itself has said among the lines of the lab.
+fn qemu_complaints(log: &str) -> String {
+    log.lines().filter(|line| line.starts_with("qemu-system")).map(|line| format!("{line}\n")).collect()
+}
+
+impl Place {
+    fn image(&self) -> Option<&Image> {
+        match self {
+            Self::Here => None,
+            Self::Machine(image) => Some(image),
+        }
+    }
+}
+
+fn place(choice: &Choice, cache: &Path) -> Outcome<Place> {
+    if boots(choice) {
+        return Ok(Place::Machine(Image::provide(choice, cache)?));
+    }
+    let missing = probe::missing().during(|| "the running kernel cannot be used".into())?;
+    ensure(missing.is_empty(), || {
+        format!("the running kernel lacks {}; without --kernel running the lab boots one in QEMU", missing.join(", "))
+    })?;
+    Ok(Place::Here)
+}
+
+/// Its guest in QEMU makes a scenario slow: it has to be asked for.
+fn wants_guest(task: &Task, named: bool) -> bool {
+    let in_qemu = |name: &String| scenarios::named(name).is_some_and(|scenario| scenario.peer == Peer::Qemu);
+    matches!(task, Task::Scenarios(names) if named && names.iter().any(in_qemu))
+}
+
+fn mip6d() -> Outcome<Option<PathBuf>> {
+    let path = std::env::var_os("KAGEMUSHA_MIP6D").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let Some(path) = path else { return Ok(None) };
+    let path = path.canonicalize().during(|| format!("KAGEMUSHA_MIP6D: {}", path.display()))?;
+    ensure(path.is_file(), || format!("KAGEMUSHA_MIP6D: {} is no file", path.display()))?;
+    Ok(Some(path))
+}
+
+/// Variables of the user's environment that are for the inner side.
+fn environment() -> std::collections::BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| name.starts_with("KAGEMUSHA_") || name == "RUST_BACKTRACE")
+        .collect()
+}
+
+/// Builds the program under test by the profile that the lab itself was built with.
+fn build(bin: &Path) -> Outcome {
+    println!("Building kagemusha");
+    let mut command = cargo();
+    // All of the workspace: `--package` alone would have other features of shared dependencies and build them again.
+    command.args(["build", "--quiet", "--workspace", "--bins"]);
+    if bin.file_name().is_some_and(|name| name == "release") {
+        command.arg("--release");
+    }
+    ensure(command.status().during(|| "cargo build".into())?.success(), || "kagemusha does not build".into())
+}
+
+/// Makes `<lab>/run-<n>`, keeps the last runs, and points `<lab>/latest` to it.
+fn new_run_directory(lab: &Path) -> Outcome<PathBuf> {
+    const KEPT: usize = 8;
+    let number = |entry: &fs::DirEntry| entry.file_name().to_str()?.strip_prefix("run-")?.parse::<u32>().ok();
+    let mut runs: Vec<u32> = fs::read_dir(lab)?.flatten().filter_map(|entry| number(&entry)).collect();
+    runs.sort_unstable();
+    let next = runs.last().map_or(1, |last| last + 1);
+    for old in runs.iter().rev().skip(KEPT - 1) {
+        let old = lab.join(format!("run-{old}"));
+        fs::remove_dir_all(&old).during(|| old.display().to_string())?;
+    }
+    let directory = lab.join(format!("run-{next}"));
+    fs::create_dir(&directory).during(|| directory.display().to_string())?;
+    let latest = lab.join("latest");
+    // It may not be there yet.
+    let _ = fs::remove_file(&latest);
+    std::os::unix::fs::symlink(format!("run-{next}"), &latest).during(|| latest.display().to_string())?;
+    Ok(directory)
+}
+
+/// Adds what tshark thinks of the captures to the report.
+fn conclude(oracle: Oracle, report: &mut KernelReport) {
+    let started = Instant::now();
+    // Its own failure is one result among others.
+    let opinion = oracle.conclude().unwrap_or_else(|failure| Opinion {
+        complaints: vec![format!("the captures could not be read: {failure}")],
+        ..Opinion::default()
+    });
+    println!(
+        "tshark has read {} captures with {} mobility headers, {} of them decrypted with good ICV and checksum",
+        opinion.captures, opinion.mobility_headers, opinion.decrypted
+    );
+    opinion.complaints.iter().for_each(|complaint| println!("    {complaint}"));
+    let registered = report.results.iter().any(|r| r.name == "register-esp" && r.verdict == Verdict::Passed);
+    let verdict = match opinion.complaints.first() {
+        Some(first) => Verdict::Failed(format!("{} complaints, the first: {first}", opinion.complaints.len())),
+        None if registered && opinion.decrypted == 0 => Verdict::Failed("it has decrypted nothing".into()),
+        None => Verdict::Passed,
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    report.results.push(ScenarioResult { name: TSHARK.into(), verdict, seconds });
+}
