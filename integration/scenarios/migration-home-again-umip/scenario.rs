@@ -5,7 +5,7 @@ use crate::migration::sites::{Site, Sites};
 use crate::migration::stage::{VM1, advertises, mac, returned};
 use crate::migration::{guest, sites};
 use crate::prelude::*;
-use crate::umip::{self, Protection};
+use crate::umip;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "migration-home-again-umip",
@@ -24,7 +24,7 @@ fn run(lab: &Lab) -> Outcome {
     let home_host = places.host(lab, Site::Home);
     let away = lab.start_mobile_node(&net.host, &policy)?;
     let home = lab.start_mobile_node(home_host, &policy)?;
-    let peer = umip::start_home_agent(lab, Protection::Esp)?;
+    let peer = umip::start_home_agent(lab, &policy)?;
 
     lab.step("the guest is at site 1");
     let mut foreign = lab.watch(FOREIGN)?;

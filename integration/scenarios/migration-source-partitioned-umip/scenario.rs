@@ -4,7 +4,7 @@ use crate::migration::journey::Conversation;
 use crate::migration::sites::{Site, Sites};
 use crate::migration::{guest, sites};
 use crate::prelude::*;
-use crate::umip::{self, Protection};
+use crate::umip;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "migration-source-partitioned-umip",
@@ -21,7 +21,7 @@ fn run(lab: &Lab) -> Outcome {
     let policy = policies::ESP_HOST_12S.replace("lifetime = 12", "lifetime = 12\nattach = \"when-seen\"");
     let mut source = lab.start_mobile_node(&net.host, &policy)?;
     let target = lab.start_mobile_node(&net.host2, &policy)?;
-    let peer = umip::start_home_agent(lab, Protection::Esp)?;
+    let peer = umip::start_home_agent(lab, &policy)?;
     let (mut foreign, mut foreign2) = (lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
     places.plug(lab, Site::One)?;
     sites::announce(&net.guest, GUEST_MAC)?;

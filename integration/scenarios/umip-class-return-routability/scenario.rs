@@ -15,7 +15,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 
 fn run(lab: &Lab) -> Outcome {
     let (bench, peer) = Bench::beside_umip(lab, Class::ReturnRoutability)?;
-    bench.arrives_and_is_not_recognised()?;
+    bench.arrives_at_umip()?;
     peer.end()?;
     lab.no_readable_mobility_header()
 }

@@ -1,7 +1,7 @@
 //! See `README.md`.
 
 use crate::prelude::*;
-use crate::umip::{self, Protection};
+use crate::umip;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-home-agent-134",
@@ -15,7 +15,7 @@ fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
     let mut foreign = lab.watch(FOREIGN)?;
     net.cn.ip("addr add 2001:db8:2000::10/64 dev eth0 nodad")?;
-    let peer = umip::start_home_agent(lab, Protection::None)?;
+    let peer = umip::start_home_agent(lab, policies::PLAIN_HOST)?;
     let mobile_node = lab.start_mobile_node(&net.host, policies::PLAIN_HOST)?;
     registration(&mut foreign, CARE_OF, GUEST, 134, FIRST_REGISTRATION)?;
     foreign.must_not_have_seen("data in the tunnel", |packet| packet.addresses().count() > 1)?;

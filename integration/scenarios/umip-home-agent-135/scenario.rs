@@ -1,7 +1,7 @@
 //! See `README.md`.
 
 use crate::prelude::*;
-use crate::umip::{self, Protection};
+use crate::umip;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-home-agent-135",
@@ -14,7 +14,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
     let (mut foreign, mut foreign2) = (lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
-    let peer = umip::start_home_agent(lab, Protection::None)?;
+    let peer = umip::start_home_agent(lab, policies::PLAIN_HOST_12S)?;
     let old = lab.start_mobile_node(&net.host, policies::PLAIN_HOST_12S)?;
     registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
     lab.step("a refresh, so that the sequence number has moved on");

@@ -1,7 +1,7 @@
 //! See `README.md`.
 
 use crate::prelude::*;
-use crate::umip::{self, Protection};
+use crate::umip;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-home-agent",
@@ -14,8 +14,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
     let (mut foreign, mut foreign2) = (lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
-    lab.policy("keys-of-both-sides.toml", policies::ESP_HOST_12S)?;
-    let peer = umip::start_home_agent(lab, Protection::Esp)?;
+    let peer = umip::start_home_agent(lab, policies::ESP_HOST_12S)?;
     let mobile_node = lab.start_mobile_node(&net.host, policies::ESP_HOST_12S)?;
 
     lab.step("registration");
