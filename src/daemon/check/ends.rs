@@ -58,6 +58,9 @@ enum Toward {
     Guest,
 }
 
+/// Source and destination.
+type Between = (Ipv6Addr, Ipv6Addr);
+
 /// What was seen of a message that was waited for.
 #[derive(Debug, Default)]
 struct Seen {
@@ -117,6 +120,13 @@ impl End {
         failures.into_iter().next().map_or(Ok(()), |failure| Err(failure.error.to_string()))
     }
 
+    /// Looks at everything again, as the daemon does when the kernel tells that something has changed: some time after an address was added, the
+    /// kernel adds a route to it.
+    pub(super) fn look(&mut self) -> Result<(), String> {
+        let brought = self.ground.block_on(self.reconciler.bring(&self.bindings, &self.site, &BTreeSet::new()));
+        brought.map(drop).map_err(|error| error.to_string())
+    }
+
     pub(super) fn mac(&self) -> MacAddress {
         self.link.mac
     }
@@ -166,20 +176,23 @@ impl End {
     }
 
     /// Sends a datagram into the tunnel, as if it came from the guest, or from its correspondent.
-    pub(super) fn send_data(&self, source: Ipv6Addr, destination: Ipv6Addr, number: u16) -> Result<(), String> {
+    pub(super) fn send_data(&self, (source, destination): Between, number: u16) -> Result<(), String> {
         let device = self.data.as_ref().ok_or("there is no device for data")?;
         let packet = packets::datagram(source, destination, number);
         let sent = device.write_parts(&[IoSlice::new(&[0; VNET_HEADER_LENGTH]), IoSlice::new(&packet)]);
         sent.map_err(|error| format!("the packet cannot be handed to the kernel: {error}"))
     }
 
+    /// The addresses of a guest's packets that this end sends: with the tunnel, and without.
+    pub(super) fn way(&self, ends: Ends) -> (Between, Between) {
+        match self.configuration.role {
+            Role::MobileNode => ((ends.care_of, ends.home_agent), (ends.home_address, CORRESPONDENT)),
+            Role::HomeAgent => ((ends.home_agent, ends.care_of), (CORRESPONDENT, ends.home_address)),
+        }
+    }
+
     /// Waits for it to come out; `outer` and `inner` are its addresses on the link, with the tunnel and without.
-    pub(super) fn receive_data(
-        &self,
-        (outer, inner): ((Ipv6Addr, Ipv6Addr), (Ipv6Addr, Ipv6Addr)),
-        number: u16,
-        before: &Statistics,
-    ) -> Passage {
+    pub(super) fn receive_data(&self, (outer, inner): (Between, Between), number: u16, before: &Statistics) -> Passage {
         let (mut passage, mut hopeless) = (Passage::default(), Hopeless::after(self.patience));
         let Some(device) = &self.data else { return passage };
         until(&[device.as_fd(), self.wire.as_fd()], self.patience, || {

@@ -1,13 +1,14 @@
 //! A packet each way through the ESP tunnel of a guest whose data goes under ESP (RFC 3776 §3.4).
 
-use std::net::Ipv6Addr;
-
+use super::ends::End;
 use super::exchange::{Passage, Place};
 use super::packets::Ends;
 use super::probe_signaling::Pair;
-use super::sample::CORRESPONDENT;
-use super::stage::counted;
+use super::stage::{Node, counted};
 use super::verdict::Finding;
+
+/// How often a packet is sent.
+const ROUNDS: u16 = 3;
 
 /// A line about the tunnel of a registered guest.
 pub(super) fn run(pair: &Pair, subject: &str, ends: Ends) -> Finding {
@@ -25,29 +26,42 @@ pub(super) fn run(pair: &Pair, subject: &str, ends: Ends) -> Finding {
     }
 }
 
-/// Sends a packet at one end, and waits for it at the other.
+/// Sends a packet at one end, and waits for it at the other; once more if it does not come, when the kernel has not counted it.
 fn passage(pair: &Pair, ends: Ends, from: Place) -> Result<Passage, String> {
-    // Every packet of this tunnel has a number of its own.
-    let [.., last] = ends.care_of.segments();
-    let reverse = |(source, destination): (Ipv6Addr, Ipv6Addr)| (destination, source);
-    let (outer, inner) = ((ends.care_of, ends.home_agent), (ends.home_address, CORRESPONDENT));
-    match from {
-        Place::Host => {
-            let number = last * 2;
-            let agent = pair.agent.run(|_| counted())?;
-            let (host, sent) = pair.host.run(move |host| (counted(), host.end.send_data(inner.0, inner.1, number)))?;
-            sent?;
-            let passage = pair.agent.run(move |there| there.end.receive_data((outer, inner), number, &agent))?;
-            Ok(Passage { at_sender: pair.host.run(move |_| counted().since(&host))?, ..passage })
-        }
-        Place::HomeAgent => {
-            let (number, outer, inner) = (last * 2 + 1, reverse(outer), reverse(inner));
-            let host = pair.host.run(|_| counted())?;
-            let (agent, sent) =
-                pair.agent.run(move |agent| (counted(), agent.end.send_data(inner.0, inner.1, number)))?;
-            sent?;
-            let passage = pair.host.run(move |there| there.end.receive_data((outer, inner), number, &host))?;
-            Ok(Passage { at_sender: pair.agent.run(move |_| counted().since(&agent))?, ..passage })
+    let mut passage = Passage::default();
+    for round in 0..ROUNDS {
+        passage = match from {
+            Place::Host => once(&pair.host, |host| &mut host.end, &pair.agent, |agent| &mut agent.end, ends, round),
+            Place::HomeAgent => {
+                once(&pair.agent, |agent| &mut agent.end, &pair.host, |host| &mut host.end, ends, round)
+            }
+        }?;
+        if passage.arrived || !passage.at_sender.is_empty() || !passage.at_receiver.is_empty() {
+            break;
         }
     }
+    Ok(passage)
+}
+
+fn once<A: 'static, B: 'static>(
+    from: &Node<A>,
+    sender: fn(&mut A) -> &mut End,
+    to: &Node<B>,
+    receiver: fn(&mut B) -> &mut End,
+    ends: Ends,
+    round: u16,
+) -> Result<Passage, String> {
+    // Every packet of this tunnel has a number of its own.
+    let [.., last] = ends.care_of.segments();
+    let number = last * ROUNDS + round;
+    let at_receiver = to.run(move |state| receiver(state).look().map(|()| counted()))??;
+    let (at_sender, way) = from.run(move |state| {
+        let end = sender(state);
+        end.look()?;
+        let (before, way) = (counted(), end.way(ends));
+        end.send_data(way.1, number)?;
+        Ok::<_, String>((before, way))
+    })??;
+    let passage = to.run(move |state| receiver(state).receive_data(way, number, &at_receiver))?;
+    Ok(Passage { at_sender: from.run(move |_| counted().since(&at_sender))?, ..passage })
 }
