@@ -203,7 +203,9 @@ impl Served {
         match request {
             Request::Node(name) => {
                 self.end_all();
-                self.node = None;
+                if let Some(node) = self.node.take() {
+                    CARDS.iter().for_each(|card| give_back(&node, card.name));
+                }
                 let node = Node::new(&name)?;
                 for card in &CARDS {
                     move_card(card.there, &node, card.name)?;
@@ -286,6 +288,12 @@ pub(crate) fn move_card(mac: &str, node: &Node, name: &str) -> Outcome {
     ensure(output.status.success(), || {
         format!("moving the card {mac}: {}", String::from_utf8_lossy(&output.stderr).trim_end())
     })
+}
+
+/// Moves a card of a node back to the machine. The kernel would do that when the namespace goes, which something in it may delay for long.
+pub(crate) fn give_back(node: &Node, name: &str) {
+    // A node that has it no more has nothing to give back. Namespaces have a process 1: that of the machine.
+    let _ = node.try_command("ip", &["link", "set", "dev", name, "netns", "1"]);
 }
 
 fn card_with(mac: &str) -> Option<String> {

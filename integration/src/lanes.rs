@@ -16,6 +16,8 @@ use crate::table::KernelReport;
 
 /// How many inner sides at once.
 const LANES: usize = 3;
+/// ... of those that need two machines each.
+const JOINED_LANES: usize = 2;
 /// How many machines of one kernel may die in a run.
 const DEATHS: usize = 3;
 
@@ -49,7 +51,8 @@ struct Found {
     release: String,
     results: Vec<ScenarioResult>,
     deaths: usize,
-    /// Inner sides that have not begun anything yet.
+    /// Inner sides that run, and those of them that have not begun anything yet.
+    running: usize,
     starting: usize,
 }
 
@@ -93,8 +96,10 @@ impl Site {
             Task::Scenarios(names) => names.iter().filter(|name| !self.begun.join(name).exists()).count(),
             _ => usize::from(found.results.is_empty()),
         };
-        let more = left > found.starting;
+        let lanes = if self.peer.is_some() { JOINED_LANES } else { LANES };
+        let more = left > found.starting && found.running < lanes;
         found.starting += usize::from(more);
+        found.running += usize::from(more);
         more
     }
 
@@ -191,6 +196,7 @@ fn work_off(
             Ok(())
         });
         site.has_started(&mut starting);
+        site.found().running -= 1;
         let Err(failure) = result else { return Ok(()) };
         // The scenario that a machine has died of is one failure, and the others go on in a new one.
         let Some(name) = current else { return Err(failure) };

@@ -107,6 +107,9 @@ impl Run {
         if let Err(code) = packages::provide(&needs)? {
             return Ok(Err(code));
         }
+        ensure(nix::unistd::geteuid().is_root(), || {
+            "it makes network namespaces and machines, and needs root: sudo --preserve-env=PATH,HOME cargo lab …".into()
+        })?;
         build(&bin)?;
         let lab = target.join("lab");
         let cache = lab.join("kernels");

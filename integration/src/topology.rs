@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::agent::{Agent, CARDS, move_card};
+use crate::agent::{Agent, CARDS, give_back, move_card};
 use crate::capture::{Capture, Gather};
 use crate::failure::{Failure, Outcome, While};
 use crate::node::Node;
@@ -316,6 +316,13 @@ impl Topology {
     /// Ends all captures and completes their files.
     pub(crate) fn stop_captures(&mut self) -> Outcome {
         self.captures.values_mut().try_for_each(Capture::stop)
+    }
+}
+
+impl Drop for Topology {
+    fn drop(&mut self) {
+        let away = [&self.ha, &self.host].into_iter().filter(|node| node.agent().is_some());
+        away.for_each(|node| CARDS.iter().for_each(|card| give_back(&self.wires, &port(node, card.name))));
     }
 }
 
