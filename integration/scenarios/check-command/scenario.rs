@@ -9,6 +9,7 @@ use kagemusha::policy::Role;
 use serde::Deserialize;
 
 use crate::classes::policy_file;
+use crate::failure::While;
 use crate::prelude::*;
 
 pub(crate) const SCENARIO: Scenario =
