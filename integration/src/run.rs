@@ -16,6 +16,7 @@ use crate::kernel::image::Image;
 use crate::kernel::last_words::last_words;
 use crate::kernel::machine::{Boot, CONSOLE, CPUS, Machine};
 use crate::lanes::{self, Site};
+use crate::migration::beside::Guests;
 use crate::migration::image;
 use crate::oracle::{Opinion, Oracle};
 use crate::outer::{boots, cargo};
@@ -61,6 +62,8 @@ pub(crate) struct Run {
     /// The lab itself, by the name it had before the build, which may have put another file there.
     program: PathBuf,
     accelerator: Accelerator,
+    /// What the guests of scenarios that have some in QEMU boot.
+    guest: Option<image::GuestImage>,
     /// A label, and where.
     places: Vec<(String, Place)>,
 }
@@ -117,18 +120,19 @@ impl Run {
             Some(image) => Accelerator::find(image, &program, &cache)?,
             None => Accelerator::Tcg,
         };
-        let image = match wants_guest(&task, named) {
+        let guest = match wants_guest(&task, named) && choices.iter().any(boots) {
             true => match packages::provide(&[&packages::BINUTILS])? {
                 Err(code) => return Ok(Err(code)),
-                Ok(()) => Some(image::provide(&lab.join("guest"), &program)?),
+                Ok(()) => Some(image::provide(&cache, &program)?),
             },
             false => None,
         };
         let directory = new_run_directory(&lab)?;
         let (kagemusha, mip6d, environment) = (bin.join("kagemusha"), mip6d()?, environment());
         let patient = !named;
-        let job = Job { directory, kagemusha, mip6d, image, named, begun: None, patient, environment, task };
-        Ok(Ok(Self { job, program, accelerator, places }))
+        let (begun, guests) = (None, false);
+        let job = Job { directory, kagemusha, mip6d, guests, named, begun, patient, environment, task };
+        Ok(Ok(Self { job, program, accelerator, guest, places }))
     }
 
     /// Runs the job on every kernel, shows what it tells, and adds what tshark thinks of the captures.
@@ -216,17 +220,7 @@ impl Run {
                 ("the lab's inner side".to_owned(), how)
             }
             Place::Machine(image) => {
-                let name = self.accelerator.name();
-                println!("{prefix}Booting Linux {} in QEMU ({name}, {CPUS} CPUs)", image.release);
-                let mut machine = Machine::boot(&Boot {
-                    image,
-                    accelerator: self.accelerator,
-                    lab: &self.program,
-                    run: &job.directory,
-                    logs: &job.directory,
-                    devices: &[],
-                    append: &options.append,
-                })?;
+                let (mut machine, _guests) = self.boot(image, job, options, &prefix)?;
                 let (output, error) = machine.streams()?;
                 let patience = Patience { start: BOOT, silence: Some(SILENCE), end };
                 let how = follow((Box::new(output), Box::new(error)), &prefix, &log, patience, &mut listen)?;
@@ -244,6 +238,35 @@ impl Run {
         };
         let words = format!("{}; {advice}", last_words(&read(CONSOLE), &qemu_complaints(&read("lab.log"))));
         Err(how.failure(&what, &words))
+    }
+
+    /// Boots a machine, and the guests that are to be beside it.
+    fn boot(&self, image: &Image, job: &Job, options: &Options, prefix: &str) -> Outcome<(Machine, Option<Guests>)> {
+        let guests = self.guests(job)?;
+        let devices = guests.as_ref().map(Guests::devices).unwrap_or_default();
+        let beside = if guests.is_some() { ", its guests beside it" } else { "" };
+        println!("{prefix}Booting Linux {} in QEMU ({}, {CPUS} CPUs){beside}", image.release, self.accelerator.name());
+        let machine = Machine::boot(&Boot {
+            image,
+            accelerator: self.accelerator,
+            lab: &self.program,
+            run: &job.directory,
+            logs: &job.directory,
+            devices: &devices,
+            append: &options.append,
+        })?;
+        Ok((machine, guests))
+    }
+
+    /// Starts the guests that the scenario of a job wants beside its machine; their logs are among its files.
+    fn guests(&self, job: &Job) -> Outcome<Option<Guests>> {
+        match (&self.guest, &job.task) {
+            (Some(image), Task::Scenarios(names)) if job.guests => {
+                let logs = job.directory.join(names.first().map(String::as_str).unwrap_or_default());
+                Guests::start(image, self.accelerator, &logs).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::accelerator::Accelerator;
@@ -49,73 +49,80 @@ pub(crate) struct Boot<'a> {
 
 /// A running machine. Dropping it ends it.
 pub(crate) struct Machine {
-    qemu: Child,
-    file_system: Child,
-    scratch: PathBuf,
+    // In the order in which they go.
+    qemu: Owner,
+    _file_system: Owner,
+    _scratch: Scratch,
 }
 
 impl Machine {
     /// Starts both.
     pub(crate) fn boot(boot: &Boot<'_>) -> Outcome<Self> {
-        let scratch = scratch()?;
-        let started = start_file_system(&scratch, boot.logs).and_then(|file_system| {
-            let mut owner = Owner(Some(file_system));
-            let qemu = command(boot, &scratch)?.spawn().during(|| "starting qemu-system-x86_64".into())?;
-            let file_system = owner.0.take().ok_or_else(|| Failure::new("virtiofsd is gone"))?;
-            Ok(Self { qemu, file_system, scratch: scratch.clone() })
-        });
-        if started.is_err() {
-            let _ = fs::remove_dir_all(&scratch);
-        }
-        started
+        let scratch = Scratch::new()?;
+        let file_system = Owner(start_file_system(scratch.path(), boot.logs)?);
+        let qemu = command(boot, scratch.path())?.spawn().during(|| "starting qemu-system-x86_64".into())?;
+        Ok(Self { qemu: Owner(qemu), _file_system: file_system, _scratch: scratch })
     }
 
     /// What the machine tells by its port, and what QEMU itself complains of.
     pub(crate) fn streams(&mut self) -> Outcome<(ChildStdout, ChildStderr)> {
-        match (self.qemu.stdout.take(), self.qemu.stderr.take()) {
+        match (self.qemu.0.stdout.take(), self.qemu.0.stderr.take()) {
             (Some(output), Some(error)) => Ok((output, error)),
             _ => Err(Failure::new("the streams of QEMU are taken")),
         }
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        for child in [&mut self.qemu, &mut self.file_system] {
-            // They are ours and may have ended; either way they are gone afterwards.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        let _ = fs::remove_dir_all(&self.scratch);
+/// A child of ours. Dropping this ends it.
+pub(crate) struct Owner(Child);
+
+impl Owner {
+    pub(crate) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn ended(&mut self) -> Outcome<Option<ExitStatus>> {
+        Ok(self.0.try_wait()?)
     }
 }
-
-/// Ends a child that nobody has taken over.
-struct Owner(Option<Child>);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        // It may have ended; either way it is gone afterwards.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
-/// A short-lived directory whose name the kernel's command line and the address of a socket can hold.
-fn scratch() -> Outcome<PathBuf> {
-    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}-{number}", std::process::id()));
-    ensure(!scratch.to_string_lossy().contains(char::is_whitespace), || {
-        format!("{}: a kernel command line cannot hold white space; set TMPDIR", scratch.display())
-    })?;
-    fs::create_dir(&scratch).during(|| scratch.display().to_string())?;
-    Ok(scratch)
+/// A directory for as long as this lives, whose name the kernel's command line and the address of a socket can hold.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Outcome<Self> {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}-{number}", std::process::id()));
+        ensure(!scratch.to_string_lossy().contains(char::is_whitespace), || {
+            format!("{}: a kernel command line cannot hold white space; set TMPDIR", scratch.display())
+        })?;
+        fs::create_dir(&scratch).during(|| scratch.display().to_string())?;
+        Ok(Self(scratch))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A program that ends when the lab ends, however that comes about.
-fn bound_to_us(program: &Path) -> Command {
+pub(crate) fn bound_to_us(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).stdin(Stdio::null());
     command
