@@ -116,8 +116,11 @@ fn run_one(job: &Job, scenario: &Scenario, agent: Option<&Arc<Agent>>) -> Verdic
     if umip.is_some() && job.mip6d.is_none() {
         return Verdict::Skipped("KAGEMUSHA_MIP6D is not set".into());
     }
-    if scenario.peer == Peer::Qemu && job.image.is_none() {
-        return Verdict::Skipped("it takes minutes: name it, as in `cargo lab test migration`".into());
+    if scenario.peer == Peer::Qemu && !job.guests {
+        return Verdict::Skipped(match job.named {
+            true => "its guests are beside a machine of the lab, which --kernel running has not".into(),
+            false => "it takes minutes: name it, as in `cargo lab test migration`".into(),
+        });
     }
     let attempt = || -> Outcome {
         let directory = job.directory.join(scenario.name);

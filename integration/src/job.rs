@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::Gather;
 use crate::failure::{Outcome, While};
-use crate::migration::image::Image;
 
 /// Every line of the inner side that is for the user starts with this; anything else on its output is the kernel's.
 pub(crate) const LINE: &str = "lab| ";
@@ -27,8 +26,9 @@ pub(crate) struct Job {
     pub(crate) kagemusha: PathBuf,
     /// The optional peer `mip6d` of `KAGEMUSHA_MIP6D`.
     pub(crate) mip6d: Option<PathBuf>,
-    /// What the QEMU guest of the scenarios that have one boots.
-    pub(crate) image: Option<Image>,
+    /// Whether guests in QEMU are beside this machine, for the one scenario of the job.
+    #[serde(default)]
+    pub(crate) guests: bool,
     /// Whether the user has asked for these scenarios by name.
     #[serde(default)]
     pub(crate) named: bool,

@@ -1,6 +1,7 @@
 //! Several inner sides beside each other: most scenarios wait for something most of the time.
 //!
-//! A *site* is a kernel with the scenarios that run on it; a *lane* is one inner side after the other, each with what no other has begun.
+//! A *site* is a kernel with the scenarios that run on it; a *lane* is one inner side after the other, each with what no other has begun. A
+//! scenario with guests in QEMU beside the machine has an inner side of its own.
 
 use std::fs;
 use std::io;
@@ -12,6 +13,8 @@ use crate::failure::{Failure, Kind, Outcome, While};
 use crate::job::{Event, Job, ScenarioResult, Task, Verdict};
 use crate::kernel::image::Image;
 use crate::run::Place;
+use crate::scenario::Peer;
+use crate::scenarios;
 use crate::table::KernelReport;
 
 /// How many inner sides at once.
@@ -54,6 +57,17 @@ struct Found {
     /// Inner sides that run, and those of them that have not begun anything yet.
     running: usize,
     starting: usize,
+    /// Scenarios that an inner side of their own was made for.
+    alone: Vec<String>,
+}
+
+/// What an inner side is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Portion {
+    /// All that no other has begun.
+    Together,
+    /// One scenario that needs guests beside its machine.
+    Alone(String),
 }
 
 /// Runs a lane's job to its end.
@@ -89,18 +103,33 @@ impl Site {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more inner side would have something to do; if so, it counts as starting.
-    fn takes_one_more(&self) -> bool {
+    /// Whether a scenario needs guests beside its machine, and may have them.
+    fn is_alone(&self, name: &str) -> bool {
+        self.job.named
+            && matches!(self.place, Place::Machine(_))
+            && scenarios::named(name).is_some_and(|scenario| scenario.peer == Peer::Qemu)
+    }
+
+    /// What one more inner side would have to do; one that begins with what others may begin, too, counts as starting.
+    fn one_more(&self) -> Option<Portion> {
         let mut found = self.found();
-        let left = match &self.job.task {
-            Task::Scenarios(names) => names.iter().filter(|name| !self.begun.join(name).exists()).count(),
-            _ => usize::from(found.results.is_empty()),
+        let Task::Scenarios(names) = &self.job.task else {
+            let more = found.results.is_empty() && found.starting == 0;
+            found.starting += usize::from(more);
+            return more.then_some(Portion::Together);
         };
+        // They take longest.
+        if let Some(name) = names.iter().find(|name| self.is_alone(name) && !found.alone.contains(name)) {
+            found.alone.push(name.clone());
+            found.running += 1;
+            return Some(Portion::Alone(name.clone()));
+        }
         let lanes = if self.peer.is_some() { JOINED_LANES } else { LANES };
+        let left = names.iter().filter(|name| !self.is_alone(name) && !self.begun.join(name).exists()).count();
         let more = left > found.starting && found.running < lanes;
         found.starting += usize::from(more);
         found.running += usize::from(more);
-        more
+        more.then_some(Portion::Together)
     }
 
     fn has_started(&self, starting: &mut bool) {
@@ -110,10 +139,12 @@ impl Site {
     }
 
     /// A job for one inner side, in a directory of its own.
-    fn lane(&self, number: usize) -> Outcome<Job> {
-        if !matches!(self.job.task, Task::Scenarios(_)) {
-            return Ok(self.job.clone());
-        }
+    fn lane(&self, number: usize, portion: &Portion) -> Outcome<Job> {
+        let Task::Scenarios(names) = &self.job.task else { return Ok(self.job.clone()) };
+        let names = match portion {
+            Portion::Alone(name) => vec![name.clone()],
+            Portion::Together => names.iter().filter(|name| !self.is_alone(name)).cloned().collect(),
+        };
         let free = (0..).map(|again| match again {
             0 => format!("lane-{number}"),
             again => format!("lane-{number}.{again}"),
@@ -121,7 +152,8 @@ impl Site {
         let mut free = free.map(|name| self.directory.join(name)).filter(|directory| !directory.exists());
         let directory = free.next().ok_or_else(|| Failure::new("no name is left for a lane"))?;
         fs::create_dir(&directory).during(|| directory.display().to_string())?;
-        Ok(Job { directory, ..self.job.clone() })
+        let guests = matches!(portion, Portion::Alone(_));
+        Ok(Job { directory, guests, task: Task::Scenarios(names), ..self.job.clone() })
     }
 
     fn must_be_complete(&self) -> Outcome {
@@ -172,9 +204,9 @@ fn work_off(
     ended: &(dyn Fn(&Site, &str) + Sync),
     end: Instant,
 ) -> Outcome {
-    while site.takes_one_more() {
-        let job = site.lane(number)?;
-        let (mut current, mut worked, mut starting) = (None, false, true);
+    while let Some(portion) = site.one_more() {
+        let job = site.lane(number, &portion)?;
+        let (mut current, mut worked, mut starting) = (None, false, portion == Portion::Together);
         let result = inner(site, &job, &mut |event| {
             match event {
                 Event::Up { kernel } => site.found().release = kernel,
@@ -197,7 +229,13 @@ fn work_off(
         });
         site.has_started(&mut starting);
         site.found().running -= 1;
-        let Err(failure) = result else { return Ok(()) };
+        let Err(failure) = result else {
+            // Whatever was left of what they had in common is done.
+            if portion == Portion::Together {
+                return Ok(());
+            }
+            continue;
+        };
         // The scenario that a machine has died of is one failure, and the others go on in a new one.
         let Some(name) = current else { return Err(failure) };
         println!("{}{name}: {failure}", site.prefix(&job));
@@ -236,4 +274,62 @@ fn bring_home(site: &Site, lane: &Path, scenario: &str) -> Outcome {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::image::Image;
+
+    fn site(name: &str, named: bool, place: Place) -> Site {
+        let directory = std::env::temp_dir().join(format!("kagemusha-lab-lanes-{name}-{}", std::process::id()));
+        let names = ["register-esp", "migration-qemu-precopy", "refresh"];
+        let job = Job {
+            directory,
+            kagemusha: "kagemusha".into(),
+            mip6d: None,
+            guests: false,
+            named,
+            begun: None,
+            patient: false,
+            environment: Default::default(),
+            task: Task::Scenarios(names.map(str::to_owned).to_vec()),
+        };
+        Site::new(&job, "6.12", place, false, false).unwrap()
+    }
+
+    fn machine() -> Place {
+        Place::Machine(Image { release: "6.12".into(), kernel: "kernel".into(), modules: None, initramfs: None })
+    }
+
+    fn names(job: &Job) -> Vec<&str> {
+        let Task::Scenarios(names) = &job.task else { return vec![] };
+        names.iter().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn a_scenario_with_guests_has_a_machine_of_its_own() {
+        let site = site("alone", true, machine());
+        let first = site.one_more().unwrap();
+        assert_eq!(first, Portion::Alone("migration-qemu-precopy".into()));
+        let alone = site.lane(1, &first).unwrap();
+        assert_eq!((names(&alone), alone.guests), (vec!["migration-qemu-precopy"], true));
+        let together = site.lane(2, &Portion::Together).unwrap();
+        assert_eq!((names(&together), together.guests), (vec!["register-esp", "refresh"], false));
+        // Two are left, so that two inner sides have something to do.
+        assert_eq!([site.one_more(), site.one_more(), site.one_more()].map(|more| more.is_some()), [true, true, false]);
+        assert!(site.must_be_complete().is_err());
+        fs::remove_dir_all(&site.directory).unwrap();
+    }
+
+    #[test]
+    fn where_there_are_no_guests_it_is_one_of_the_others_and_says_so() {
+        for (name, named, place) in [("here", true, Place::Here), ("unnamed", false, machine())] {
+            let site = site(name, named, place);
+            assert_eq!(site.one_more(), Some(Portion::Together));
+            let job = site.lane(1, &Portion::Together).unwrap();
+            assert_eq!((names(&job).len(), job.guests), (3, false));
+            fs::remove_dir_all(&site.directory).unwrap();
+        }
+    }
 }

@@ -41,6 +41,7 @@ mod process;
 mod run;
 mod scenario;
 mod scenarios;
+mod side;
 #[allow(unsafe_code)]
 mod sys;
 mod table;

@@ -17,11 +17,13 @@ use crate::kernel::joined::Joined;
 use crate::kernel::last_words::last_words;
 use crate::kernel::machine::{Boot, CONSOLE, CPUS, Machine};
 use crate::lanes::{self, Part, Site};
+use crate::migration::beside::Guests;
 use crate::migration::image;
 use crate::oracle::{Opinion, Oracle};
 use crate::outer::{boots, cargo};
 use crate::parts::{self, Wish};
 use crate::scenario::Peer;
+use crate::side::Side;
 use crate::table::{self, KernelReport, TSHARK};
 use crate::{packages, probe, scenarios};
 
@@ -49,9 +51,6 @@ impl Default for Options {
     }
 }
 
-/// A booting machine has to say something after this time, also when others use the processors.
-const BOOT: Duration = Duration::from_secs(120);
-
 /// Where an inner side runs.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
@@ -67,6 +66,8 @@ pub(crate) struct Run {
     /// The lab itself, by the name it had before the build, which may have put another file there.
     program: PathBuf,
     accelerator: Accelerator,
+    /// What the guests of scenarios that have some in QEMU boot.
+    guest: Option<image::GuestImage>,
     parts: Vec<Part>,
 }
 
@@ -119,18 +120,19 @@ impl Run {
             Some(image) => Accelerator::find(image, &program, &cache)?,
             None => Accelerator::Tcg,
         };
-        let image = match wants_guest(&task, named) {
+        let in_machines = parts.iter().any(|part| part.place.image().is_some());
+        let guest = match wants_guest(&task, named) && in_machines {
             true => match packages::provide(&[&packages::BINUTILS])? {
                 Err(code) => return Ok(Err(code)),
-                Ok(()) => Some(image::provide(&lab.join("guest"), &program)?),
+                Ok(()) => Some(image::provide(&cache, &program)?),
             },
             false => None,
         };
         let directory = new_run_directory(&lab)?;
         let (kagemusha, environment, patient) = (bin.join("kagemusha"), environment(), !named);
-        let (begun, joined) = (None, false);
-        let job = Job { directory, kagemusha, mip6d, image, named, begun, joined, patient, environment, task };
-        Ok(Ok(Self { job, program, accelerator, parts }))
+        let (begun, guests, joined) = (None, false, false);
+        let job = Job { directory, kagemusha, mip6d, guests, named, begun, joined, patient, environment, task };
+        Ok(Ok(Self { job, program, accelerator, guest, parts }))
     }
 
     /// Runs the job on every kernel, shows what it tells, and adds what tshark thinks of the captures.
@@ -146,7 +148,7 @@ impl Run {
         };
         let end = Instant::now() + Duration::from_secs(options.timeout);
         let inner = |site: &Site, lane: &Job, heard: &mut dyn FnMut(Event) -> Outcome| {
-            self.inner(site, lane, options, end, heard)
+            self.side(site, lane, options, end).run(heard)
         };
         let (mut reports, all) = lanes::run(&sites, &inner, &ended, end);
         if all.is_err() && reports.iter().any(|report| !report.results.is_empty()) {
@@ -165,131 +167,24 @@ impl Run {
         let part = self.parts.first().ok_or_else(|| Failure::new("there is no kernel to run on"))?;
         let site = Site::new(&self.job, part.clone(), false)?;
         let end = Instant::now() + Duration::from_secs(options.timeout);
-        self.inner(&site, &self.job, options, end, &mut |_| Ok(()))
+        self.side(&site, &self.job, options, end).run(&mut |_| Ok(()))
     }
 
-    /// The machine that umip has for itself, with its agent.
-    fn other_machine(&self, image: &Image, job: &Job) -> Outcome<(Joined, Machine)> {
-        let directory = job.directory.join("umip");
-        fs::create_dir_all(&directory).during(|| directory.display().to_string())?;
-        let job = Job { directory, task: Task::Agent, ..job.clone() };
-        job.write()?;
-        let joined = Joined::new()?;
-        let mut machine = Machine::boot(&Boot {
-            image,
-            accelerator: self.accelerator,
+    fn side<'a>(&'a self, site: &'a Site, job: &'a Job, options: &'a Options, end: Instant) -> Side<'a> {
+        Side {
             lab: &self.program,
-            run: &job.directory,
-            logs: &job.directory,
-            devices: &joined.there(),
-            append: "",
-        })?;
-        joined.wait()?;
-        let (mut output, mut error) = machine.streams()?;
-        let log = job.directory.join("lab.log");
-        let mut log = fs::File::create(&log).during(|| log.display().to_string())?;
-        let mut errors = log.try_clone()?;
-        // What it says is for who looks for the reason of a failure; it must not stand still because nobody reads.
-        std::thread::spawn(move || std::io::copy(&mut output, &mut log));
-        std::thread::spawn(move || std::io::copy(&mut error, &mut errors));
-        Ok((joined, machine))
-    }
-
-    /// One inner side, to the end of its job; a failure if it has not come there.
-    fn inner(
-        &self,
-        site: &Site,
-        job: &Job,
-        options: &Options,
-        end: Instant,
-        heard: &mut dyn FnMut(Event) -> Outcome,
-    ) -> Outcome {
-        job.write()?;
-        let prefix = site.prefix(job);
-        let (log, mut done, mut up) = (job.directory.join("lab.log"), false, None);
-        let started = Instant::now();
-        let mut listen = |event: Event| {
-            match &event {
-                Event::Up { kernel } => {
-                    let time = started.elapsed().as_secs_f64();
-                    println!("{prefix}Linux {kernel} is up after {time:.1} s");
-                    up = Some(started.elapsed());
-                }
-                Event::Done => done = true,
-                Event::Begun(_) | Event::Ended(_) => {}
-            }
-            heard(event)
-        };
-        let (what, how) = match &site.place {
-            Place::Here => {
-                let mut child = Command::new(&self.program)
-                    .arg("inner")
-                    .arg(&job.directory)
-                    .stdin(Stdio::null())
-                    .stdout(Stdio::piped())
-                    .stderr(Stdio::piped())
-                    .spawn()
-                    .during(|| "starting the inner side".into())?;
-                let (Some(output), Some(error)) = (child.stdout.take(), child.stderr.take()) else {
-                    return Err(Failure::new("the inner side has no output"));
-                };
-                let left = end.saturating_duration_since(Instant::now());
-                let patience = Patience { start: left, silence: None, end };
-                let how = follow((Box::new(output), Box::new(error)), &prefix, &log, patience, &mut listen)?;
-                if how != End::Closed {
-                    child.kill()?;
-                }
-                child.wait()?;
-                ("the lab's inner side".to_owned(), how)
-            }
-            Place::Machine(image) => {
-                let name = self.accelerator.name();
-                let joined = match &site.peer {
-                    Some(peer) => Some(self.other_machine(peer, job)?),
-                    None => None,
-                };
-                let beside = site.peer.as_ref().map(|peer| format!(", umip on Linux {} beside it", peer.release));
-                println!(
-                    "{prefix}Booting Linux {} in QEMU ({name}, {CPUS} CPUs){}",
-                    image.release,
-                    beside.unwrap_or_default()
-                );
-                let mut machine = Machine::boot(&Boot {
-                    image,
-                    accelerator: self.accelerator,
-                    lab: &self.program,
-                    run: &job.directory,
-                    logs: &job.directory,
-                    devices: &joined.as_ref().map(|(joined, _)| joined.here()).unwrap_or_default(),
-                    append: &options.append,
-                })?;
-                let (output, error) = machine.streams()?;
-                let patience = Patience { start: BOOT, silence: Some(SILENCE), end };
-                let how = follow((Box::new(output), Box::new(error)), &prefix, &log, patience, &mut listen)?;
-                (format!("Linux {} in QEMU", image.release), how)
-            }
-        };
-        if done {
-            return Ok(());
+            accelerator: self.accelerator,
+            guest: self.guest.as_ref(),
+            site,
+            job,
+            append: &options.append,
+            end,
         }
-        let read =
-            |name: &str| String::from_utf8_lossy(&fs::read(job.directory.join(name)).unwrap_or_default()).into_owned();
-        let advice = match up {
-            Some(_) => format!("see {}", job.directory.display()),
-            None => format!("try another (--kernel 6.12), and see {}", job.directory.join(CONSOLE).display()),
-        };
-        let words = format!("{}; {advice}", last_words(&read(CONSOLE), &qemu_complaints(&read("lab.log"))));
-        Err(how.failure(&what, &words))
     }
-}
-
-/// What QEMU itself has said among the lines of the lab.
-fn qemu_complaints(log: &str) -> String {
-    log.lines().filter(|line| line.starts_with("qemu-system")).map(|line| format!("{line}\n")).collect()
 }
 
 impl Place {
-    fn image(&self) -> Option<&Image> {
+    pub(crate) fn image(&self) -> Option<&Image> {
         match self {
             Self::Here => None,
             Self::Machine(image) => Some(image),

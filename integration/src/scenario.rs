@@ -12,7 +12,6 @@ use crate::dissect::Layer;
 use crate::expect::{self, SOON};
 use crate::failure::{Failure, Outcome, While, ensure, in_time};
 use crate::job::{Job, LINE};
-use crate::migration::image::Image;
 use crate::node::Node;
 use crate::policy;
 use crate::process::{Daemon, wait_until};
@@ -37,7 +36,7 @@ pub(crate) enum Peer {
     UmipHomeAgent,
     /// umip's `mip6d` as mobile node, in the node `host`.
     UmipMobileNode,
-    /// A guest in QEMU, which takes minutes.
+    /// A guest in QEMU beside the lab's machine, which takes minutes.
     Qemu,
 }
 
@@ -67,7 +66,6 @@ pub(crate) struct Lab {
     pub(crate) directory: PathBuf,
     pub(crate) kagemusha: PathBuf,
     pub(crate) mip6d: Option<PathBuf>,
-    pub(crate) image: Option<Image>,
     started: Instant,
 }
 
@@ -83,7 +81,6 @@ impl Lab {
             directory: directory.to_owned(),
             kagemusha: job.kagemusha.clone(),
             mip6d: job.mip6d.clone(),
-            image: job.image.clone(),
             started,
         })
     }

@@ -22,6 +22,9 @@ pub(crate) struct Image {
     pub(crate) initramfs: Option<PathBuf>,
 }
 
+/// For what is done before there is a root file system; static.
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
+
 /// What mounts the root file system: the bus, and the file system.
 const ROOT_MODULES: [&str; 2] = ["virtio_pci", "virtiofs"];
 
@@ -68,6 +71,11 @@ impl Image {
         let apt = || Apt::of_suite(&cache.join(format!("apt-{suite}")), suite);
         unpack_once(&root, "linux-image-cloud-amd64", apt)?;
         Self::unpacked(&root, label, cache)
+    }
+
+    /// Modules of it and what they need, ready to be loaded in that order; nothing for what is built in.
+    pub(crate) fn modules(&self, names: &[&str]) -> Outcome<Vec<Vec<u8>>> {
+        self.modules.as_ref().map_or(Ok(vec![]), |root| modules(root, &self.release, names))
     }
 
     /// Of packages that are unpacked in `root`.
@@ -158,7 +166,8 @@ fn release(image: &[u8]) -> Option<String> {
 
 /// Makes an initramfs if the root file system needs modules.
 fn initramfs(root: &Path, release: &str, to: &Path) -> Outcome<Option<PathBuf>> {
-    let modules = root_modules(root, release)?;
+    let modules = modules(root, release, &ROOT_MODULES)
+        .during(|| "QEMU cannot give it this machine's root file system".into())?;
     if modules.is_empty() {
         return Ok(None);
     }
@@ -166,28 +175,26 @@ fn initramfs(root: &Path, release: &str, to: &Path) -> Outcome<Option<PathBuf>> 
     for directory in ["bin", "proc", "dev", "new", "modules"] {
         archive.directory(directory);
     }
-    archive.file("bin/busybox", 0o755, &fs::read("/bin/busybox").during(|| "/bin/busybox".into())?);
+    archive.file("bin/busybox", 0o755, &fs::read(BUSYBOX).during(|| BUSYBOX.into())?);
     archive.file("init", 0o755, INITRAMFS_INIT.as_bytes());
     for (place, module) in modules.iter().enumerate() {
-        archive.file(&format!("modules/{place:02}.ko"), 0o644, &uncompressed(module)?);
+        archive.file(&format!("modules/{place:02}.ko"), 0o644, module);
     }
     fs::write(to, archive.end()).during(|| to.display().to_string())?;
     Ok(Some(to.to_owned()))
 }
 
-/// Files of the modules that mount the root file system, in the order in which they can be loaded.
-fn root_modules(root: &Path, release: &str) -> Outcome<Vec<PathBuf>> {
+/// Modules and what they need, ready to be loaded in that order; nothing for what is built in.
+fn modules(root: &Path, release: &str, names: &[&str]) -> Outcome<Vec<Vec<u8>>> {
     let mut files: Vec<PathBuf> = vec![];
-    for module in ROOT_MODULES {
+    for module in names {
         let output = Command::new("modprobe")
             .args(["--set-version", release, "--show-depends", module, "--dirname"])
             .arg(root)
             .output()
             .during(|| "modprobe".into())?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure(output.status.success(), || {
-            format!("Linux {release} has no {module}: QEMU cannot give it this machine's root file system")
-        })?;
+        ensure(output.status.success(), || format!("Linux {release} has no {module}"))?;
         // "builtin …" for what needs no loading.
         let new = text.lines().filter_map(|line| line.trim().strip_prefix("insmod ")).map(PathBuf::from);
         for file in new {
@@ -196,7 +203,7 @@ fn root_modules(root: &Path, release: &str) -> Outcome<Vec<PathBuf>> {
             }
         }
     }
-    Ok(files)
+    files.iter().map(|file| uncompressed(file)).collect()
 }
 
 fn uncompressed(module: &Path) -> Outcome<Vec<u8>> {

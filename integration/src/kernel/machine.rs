@@ -4,8 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::accelerator::Accelerator;
@@ -50,8 +49,9 @@ pub(crate) struct Boot<'a> {
 
 /// A running machine. Dropping it ends it.
 pub(crate) struct Machine {
-    qemu: Child,
-    file_system: Child,
+    // In the order in which they go.
+    qemu: Owner,
+    _file_system: Owner,
     _scratch: Scratch,
 }
 
@@ -59,47 +59,49 @@ impl Machine {
     /// Starts both.
     pub(crate) fn boot(boot: &Boot<'_>) -> Outcome<Self> {
         let scratch = Scratch::new()?;
-        let mut file_system = start_file_system(scratch.path(), boot.logs)?;
-        let qemu = command(boot, scratch.path())
-            .and_then(|mut command| command.spawn().during(|| "starting qemu-system-x86_64".into()));
-        match qemu {
-            Ok(qemu) => Ok(Self { qemu, file_system, _scratch: scratch }),
-            Err(failure) => {
-                end(&mut file_system);
-                Err(failure)
-            }
-        }
+        let file_system = Owner(start_file_system(scratch.path(), boot.logs)?);
+        let qemu = command(boot, scratch.path())?.spawn().during(|| "starting qemu-system-x86_64".into())?;
+        Ok(Self { qemu: Owner(qemu), _file_system: file_system, _scratch: scratch })
     }
 
     /// What the machine tells by its port, and what QEMU itself complains of.
     pub(crate) fn streams(&mut self) -> Outcome<(ChildStdout, ChildStderr)> {
-        match (self.qemu.stdout.take(), self.qemu.stderr.take()) {
+        match (self.qemu.0.stdout.take(), self.qemu.0.stderr.take()) {
             (Some(output), Some(error)) => Ok((output, error)),
             _ => Err(Failure::new("the streams of QEMU are taken")),
         }
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        end(&mut self.qemu);
-        end(&mut self.file_system);
+/// A child of ours. Dropping this ends it.
+pub(crate) struct Owner(Child);
+
+impl Owner {
+    pub(crate) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn ended(&mut self) -> Outcome<Option<ExitStatus>> {
+        Ok(self.0.try_wait()?)
     }
 }
 
-/// A child that is ours and may have ended is gone afterwards.
-fn end(child: &mut Child) {
-    let _ = child.kill();
-    let _ = child.wait();
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // It may have ended; either way it is gone afterwards.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
-/// A short-lived directory whose name the kernel's command line and the address of a socket can hold. It goes with its owner.
+/// A directory for as long as this lives, whose name the kernel's command line and the address of a socket can hold.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new() -> Outcome<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}-{number}", std::process::id()));
         ensure(!scratch.to_string_lossy().contains(char::is_whitespace), || {
             format!("{}: a kernel command line cannot hold white space; set TMPDIR", scratch.display())
@@ -120,7 +122,7 @@ impl Drop for Scratch {
 }
 
 /// A program that ends when the lab ends, however that comes about.
-fn bound_to_us(program: &Path) -> Command {
+pub(crate) fn bound_to_us(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(program).stdin(Stdio::null());
     command

@@ -3,15 +3,17 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use super::beside::Process;
+use super::hypervisor;
 use super::machine::{Machine, Mode};
 use super::sites::{Site, Sites};
 use super::stage::{Options, Stage, VM1, arrival, must_be_at, returned};
-use super::traffic::{Carried, Pinger, Terminal, Transfer, longest_gap};
+use super::traffic::{Carried, Pinger, Terminal, Transfer, longest_gap, now};
 use super::world;
 use crate::expect::{FIRST_REGISTRATION, QUIET, SOON, is_protected_update};
 use crate::failure::{Outcome, ensure};
 use crate::scenario::Lab;
-use crate::topology::cast::{CARE_OF_HOST2, GUEST, GUEST_MAC};
+use crate::topology::cast::{CARE_OF_HOST2, GUEST};
 
 /// From one echo request to the next.
 pub(crate) const PING_INTERVAL: Duration = Duration::from_millis(10);
@@ -58,33 +60,32 @@ impl Conversation {
     }
 }
 
-/// Where QEMU tells the daemon of the host what becomes of the guest.
-const HYPERVISOR_SOCKET: &str = "qmp = \"/run/vm1.qmp\"";
-
 /// The journey of a virtual machine, with a migration that is cancelled on the way.
 pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
     let sites = Sites::build(lab)?;
     // Once by frames alone, once by what QEMU says.
-    let host = if mode == Mode::Postcopy { HYPERVISOR_SOCKET } else { "" };
-    let mut stage = Stage::set(lab, &sites, &Options { host, ..Options::default() })?;
+    let host = if mode == Mode::Postcopy { format!("qmp = \"{}\"", hypervisor::SOCKET) } else { String::new() };
+    let mut stage = Stage::set(lab, &sites, &Options { host: &host, ..Options::default() })?;
     stage.start(Site::Home)?;
     lab.step("the guest boots");
-    let mut here = Machine::boot(lab, sites.host(lab, Site::Home), "home", GUEST_MAC, GUEST)?;
+    let mut here = Machine::boot(sites.host(lab, Site::Home), Process::Home)?;
     lab.ping_until_answered(&lab.net.far, GUEST, SOON)?;
     let (before, log) = here.world()?;
     ensure(log.lines().count() > 0, || "the guest has no kernel log".into())?;
     let conversation = Conversation::begin(lab, GUEST, 50)?;
     std::thread::sleep(Duration::from_secs(1));
 
-    for (number, (from, to)) in
-        [(Site::Home, Site::One), (Site::One, Site::Two), (Site::Two, Site::Home)].into_iter().enumerate()
-    {
+    for (from, to, process) in [
+        (Site::Home, Site::One, Process::One),
+        (Site::One, Site::Two, Process::Two),
+        (Site::Two, Site::Home, Process::HomeAgain),
+    ] {
         if from == Site::One {
             cancelled(lab, &sites, &stage, &mut here)?;
         }
         lab.step(&format!("the guest is live-migrated from {} to {}", from.name(), to.name()));
         let mut link = stage.watch(to)?;
-        let mut there = Machine::expect(lab, sites.host(lab, to), &format!("leg{number}"), GUEST_MAC, GUEST)?;
+        let mut there = Machine::expect(sites.host(lab, to), process)?;
         let moved = here.migrate(&mut there, mode)?;
         match to {
             Site::Home => {
@@ -98,15 +99,11 @@ pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
         std::thread::sleep(Duration::from_secs(1));
         here.end()?;
         here = there;
-        let gap = longest_gap(
-            &conversation.pinger.probes(),
-            moved.stopped.saturating_sub(Duration::from_secs(1)),
-            super::traffic::now(),
-        );
+        let gap = longest_gap(&conversation.pinger.probes(), moved.begun, now());
         lab.step(&format!(
             "took {:.1} s, of which the guest stood still {} ms; no echo for {} ms",
             moved.took.as_secs_f64(),
-            moved.pause().as_millis(),
+            moved.pause.as_millis(),
             gap.as_millis()
         ));
         let (after, log_after) = here.world()?;
@@ -136,7 +133,7 @@ pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
 fn cancelled(lab: &Lab, sites: &Sites, stage: &Stage<'_>, here: &mut Machine<'_>) -> Outcome {
     lab.step("a migration to site 2 is begun and cancelled");
     let target = stage.watch(Site::Two)?;
-    let mut never = Machine::expect(lab, sites.host(lab, Site::Two), "never", GUEST_MAC, GUEST)?;
+    let mut never = Machine::expect(sites.host(lab, Site::Two), Process::Never)?;
     here.migrate_and_cancel(&mut never)?;
     never.end()?;
     lab.ping_until_answered(&lab.net.cn, GUEST, SOON)?;

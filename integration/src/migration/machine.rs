@@ -1,33 +1,35 @@
-//! Guests that are QEMU processes: booted on one host, live-migrated to others over QMP.
+//! Guests that are QEMU processes, each at its site: live-migrated from one to the other over QMP.
+//!
+//! The processes are outside of the lab's machine (`beside`); here is the other end of their network cards, their QMP and their serial lines.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::net::Ipv6Addr;
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::guest::{ASK_WORLD, BEGIN, END, VARIABLE};
-use super::image::Image;
+use super::beside::{Channel, Process};
+use super::guest::{ASK_WORLD, BEGIN, END};
+use super::hypervisor::Hypervisor;
+use super::port::Reader;
 use super::qmp::{Event, Qmp};
+use super::traffic::now;
 use crate::failure::{Failure, Outcome, While, ensure};
+use crate::init::open_port;
 use crate::node::Node;
-use crate::process::{Daemon, wait_until};
-use crate::scenario::Lab;
 
-/// Memory of a guest in MiB.
-const MEMORY: u32 = 128;
 /// The host's end of the guest's network card, a port of the (pseudo) home bridge, as in a domain's XML that names the bridge.
-const TAP: &str = "tap-vm1";
-/// Emulated inside User-Mode Linux on one slow processor, Debian's kernel boots in half a minute.
+const PORT: &str = "tap-vm1";
+/// Emulated on a slow machine that does other things, too.
 const BOOT: Duration = Duration::from_secs(240);
 /// For a migration, likewise.
 const MIGRATION: Duration = Duration::from_secs(240);
+/// For its end.
+const END_OF_PROCESS: Duration = Duration::from_secs(60);
+/// For its answer to what is asked on the serial line.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// How memory and processor of a guest move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,67 +43,43 @@ pub(crate) enum Mode {
 /// What a migration was like.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moved {
-    /// When the guest stood still at the source, since the epoch.
-    pub(crate) stopped: Duration,
-    /// When it went on at the target.
-    pub(crate) resumed: Duration,
+    /// When it was begun, since the epoch, by the clock of captures.
+    pub(crate) begun: Duration,
+    /// QEMU's own pause: the guest runs nowhere. By the clock of the machine outside.
+    pub(crate) pause: Duration,
     /// From the command to the end.
     pub(crate) took: Duration,
 }
 
-impl Moved {
-    /// QEMU's own pause: the guest runs nowhere.
-    pub(crate) fn pause(&self) -> Duration {
-        self.resumed.saturating_sub(self.stopped)
-    }
-}
-
-/// A QEMU process.
+/// A QEMU process, as the host of its site has it.
 pub(crate) struct Machine<'lab> {
     node: &'lab Node,
-    name: String,
-    process: Daemon<'lab>,
+    process: Process,
+    /// Name of its network card when it is nobody's.
+    card: String,
     qmp: Qmp,
     serial: Serial,
+    hypervisor: Hypervisor<'lab>,
 }
 
 impl<'lab> Machine<'lab> {
-    /// Boots a guest in `node` and waits until its services run.
-    pub(crate) fn boot(lab: &'lab Lab, node: &'lab Node, name: &str, mac: &str, address: Ipv6Addr) -> Outcome<Self> {
-        let mut machine = Self::start(lab, node, name, mac, address, false)?;
+    /// Boots the guest in `node` and waits until its services run.
+    pub(crate) fn boot(node: &'lab Node, process: Process) -> Outcome<Self> {
+        let mut machine = Self::expect(node, process)?;
+        machine.qmp.command("cont", json!({}))?;
         machine.serial.wait_for("guest-ready", BOOT)?;
         Ok(machine)
     }
 
     /// A process in `node` that waits for the guest to come.
-    pub(crate) fn expect(lab: &'lab Lab, node: &'lab Node, name: &str, mac: &str, address: Ipv6Addr) -> Outcome<Self> {
-        Self::start(lab, node, name, mac, address, true)
-    }
-
-    fn start(
-        lab: &'lab Lab,
-        node: &'lab Node,
-        name: &str,
-        mac: &str,
-        address: Ipv6Addr,
-        incoming: bool,
-    ) -> Outcome<Self> {
-        let image = lab.image.as_ref().ok_or_else(|| Failure::new("the lab has no image of a guest"))?;
-        node.ip(&format!("tuntap add dev {TAP} mode tap"))?;
-        node.sysctl(&format!("conf/{TAP}/disable_ipv6"), "1")?;
-        node.ip(&format!("link set {TAP} master br-home\nlink set {TAP} up"))?;
-        for socket in ["qmp", "serial"] {
-            // A socket of an earlier process of that name would refuse the connection.
-            let _ = std::fs::remove_file(lab.directory.join(format!("{name}.{socket}")));
-        }
-        let mut command = command(image, name, mac, address);
-        if incoming {
-            command.args(["-incoming", "defer"]);
-        }
-        let mut process = Daemon::start(node, &format!("qemu-{name}"), &lab.directory, command)?;
-        let qmp = connect(&lab.directory, &format!("{name}.qmp"), &mut process)?;
-        let serial = connect(&lab.directory, &format!("{name}.serial"), &mut process)?;
-        Ok(Self { node, name: name.to_owned(), process, qmp: Qmp::connect(qmp)?, serial: Serial::new(serial)? })
+    pub(crate) fn expect(node: &'lab Node, process: Process) -> Outcome<Self> {
+        let card = plug(node, process)?;
+        let port = |channel| open_port(&process.port(channel));
+        let qmp = port(Channel::Qmp)?;
+        let qmp = Qmp::connect(Reader::of(qmp.try_clone()?), qmp).during(|| format!("process {}", process.name()))?;
+        let serial = Serial::new(port(Channel::Serial)?)?;
+        let hypervisor = Hypervisor::offer(node, port(Channel::Hypervisor)?)?;
+        Ok(Self { node, process, card, qmp, serial, hypervisor })
     }
 
     /// What the guest sees, and its kernel's log.
@@ -111,9 +89,8 @@ impl<'lab> Machine<'lab> {
 
     /// Live migration to `target`, to its end: afterwards this process holds nothing any more.
     pub(crate) fn migrate(&mut self, target: &mut Machine<'_>, mode: Mode) -> Outcome<Moved> {
-        let started = Instant::now();
-        let socket = format!("{}-to-{}.socket", self.name, target.name);
-        let uri = format!("unix:{socket}");
+        let (started, begun) = (Instant::now(), now());
+        let uri = format!("unix:{}-to-{}.socket", self.process.name(), target.process.name());
         let capabilities = json!({ "capabilities": [
             { "capability": "events", "state": true },
             { "capability": "postcopy-ram", "state": mode == Mode::Postcopy },
@@ -130,12 +107,12 @@ impl<'lab> Machine<'lab> {
         let stopped = self.qmp.wait_for_event("STOP", MIGRATION)?.time;
         let resumed = target.qmp.wait_for_event("RESUME", MIGRATION)?.time;
         self.qmp.wait_for("MIGRATION completed", MIGRATION, |event| status(event, "completed"))?;
-        Ok(Moved { stopped, resumed, took: started.elapsed() })
+        Ok(Moved { begun, pause: resumed.saturating_sub(stopped), took: started.elapsed() })
     }
 
     /// Begins a migration, cancels it, and waits until the guest runs here again.
     pub(crate) fn migrate_and_cancel(&mut self, target: &mut Machine<'_>) -> Outcome {
-        let uri = format!("unix:{}-cancelled.socket", self.name);
+        let uri = format!("unix:{}-cancelled.socket", self.process.name());
         let capabilities = json!({ "capabilities": [
             { "capability": "events", "state": true },
             { "capability": "postcopy-ram", "state": false },
@@ -159,9 +136,40 @@ impl<'lab> Machine<'lab> {
     /// Ends the process, unless it has ended by itself as the target of a migration that was given up, and takes its network card away.
     pub(crate) fn end(mut self) -> Outcome {
         let _ = self.qmp.command("quit", json!({}));
-        self.process.wait(Duration::from_secs(30))?;
-        self.node.ip(&format!("link del {TAP}"))
+        self.qmp.wait_for_end(END_OF_PROCESS).during(|| format!("process {}", self.process.name()))?;
+        drop(self.hypervisor);
+        // To where it was found.
+        let card = &self.card;
+        self.node.ip(&format!("link set {PORT} nomaster\nlink set {PORT} down\nlink set {PORT} netns 1 name {card}"))
     }
+}
+
+/// Makes the other end of a process's network card a port of the bridge in `node`. The name it had.
+fn plug(node: &Node, process: Process) -> Outcome<String> {
+    let card = card(&process.card())?;
+    let namespace = node.namespace_path();
+    let mut command = Command::new("ip");
+    command.args(["link", "set", &card, "netns"]).arg(&namespace).args(["name", PORT]).stdin(Stdio::null());
+    let output = command.output().during(|| "ip".into())?;
+    ensure(output.status.success(), || {
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        format!("{card} cannot be given to {}: {}", node.name(), error.trim_end())
+    })?;
+    node.sysctl(&format!("conf/{PORT}/disable_ipv6"), "1")?;
+    node.ip(&format!("link set {PORT} master br-home\nlink set {PORT} up"))?;
+    Ok(card)
+}
+
+/// The network card that has this MAC address and was given to no node.
+fn card(mac: &str) -> Outcome<String> {
+    let directory = "/sys/class/net";
+    let cards = fs::read_dir(directory).during(|| directory.into())?.flatten();
+    let has_it = |path: &std::path::Path| fs::read_to_string(path.join("address")).is_ok_and(|text| text.trim() == mac);
+    cards
+        .map(|entry| entry.path())
+        .find(|path| has_it(path))
+        .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+        .ok_or_else(|| Failure::new(format!("this machine has no network card {mac}")))
 }
 
 /// `status` of a migration, or the failure that it has ended with.
@@ -173,54 +181,18 @@ fn status(event: &Event, wanted: &str) -> Option<Outcome<()>> {
     }
 }
 
-fn command(image: &Image, name: &str, mac: &str, address: Ipv6Addr) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
-    // Emulation is no clockwork: the kernel would complain of its clocks, wherever the guest is.
-    let kernel = "console=ttyS0 quiet mitigations=off no_timer_check tsc=reliable";
-    command
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-machine", "pc", "-smp", "1"])
-        // Without a hardware source of randomness the guest's first program waits for some.
-        .args(["-accel", "tcg,tb-size=32", "-cpu", "qemu64,+rdrand"])
-        .args(["-m", &MEMORY.to_string(), "-kernel"])
-        .arg(&image.kernel)
-        .arg("-initrd")
-        .arg(&image.initramfs)
-        .args(["-append", &format!("{kernel} {VARIABLE}={address}/64")])
-        .args(["-netdev", &format!("tap,id=net,ifname={TAP},script=no,downscript=no")])
-        .args(["-device", &format!("virtio-net-pci,netdev=net,mac={mac},romfile=")])
-        .args(["-chardev", &format!("socket,id=serial,path={name}.serial,server=on,wait=off,logfile={name}.console")])
-        .args(["-serial", "chardev:serial"])
-        .args(["-qmp", &format!("unix:{name}.qmp,server=on,wait=off")])
-        // For the daemon of the host: each node has a /run of its own.
-        .args(["-qmp", "unix:/run/vm1.qmp,server=on,wait=off"]);
-    command
-}
-
-/// Connects to a socket in the scenario's directory, whose own name may be too long for an address.
-fn connect(directory: &Path, name: &str, process: &mut Daemon<'_>) -> Outcome<UnixStream> {
-    let opened = File::open(directory)?;
-    let path = format!("/proc/self/fd/{}/{name}", opened.as_raw_fd());
-    let mut stream = None;
-    wait_until(&format!("QEMU listens on {name}"), Duration::from_secs(60), || {
-        process.must_run()?;
-        stream = UnixStream::connect(&path).ok();
-        Ok(stream.is_some())
-    })?;
-    stream.ok_or_else(|| Failure::new(format!("no connection to {name}")))
-}
-
 /// The guest's serial line.
 struct Serial {
-    writer: UnixStream,
+    writer: File,
     lines: mpsc::Receiver<String>,
 }
 
 impl Serial {
-    fn new(stream: UnixStream) -> Outcome<Self> {
-        let writer = stream.try_clone()?;
+    fn new(port: File) -> Outcome<Self> {
+        let writer = port.try_clone()?;
         let (line, lines) = mpsc::channel();
         std::thread::Builder::new().name("serial".into()).spawn(move || {
-            let mut reader = BufReader::new(stream);
+            let mut reader = BufReader::new(Reader::of(port));
             let mut bytes = Vec::new();
             // The firmware writes what is no text.
             while reader.read_until(b'\n', &mut bytes).is_ok_and(|length| length > 0) {
@@ -254,10 +226,10 @@ impl Serial {
     /// Addresses, routes, link and routers; and the kernel's log.
     fn world(&mut self) -> Outcome<(String, String)> {
         writeln!(self.writer, "{ASK_WORLD}")?;
-        self.wait_for(BEGIN, Duration::from_secs(60))?;
+        self.wait_for(BEGIN, ANSWER)?;
         let (mut world, mut log) = (String::new(), String::new());
         loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(60)).during(|| "the guest's report".into())?;
+            let line = self.lines.recv_timeout(ANSWER).during(|| "the guest's report".into())?;
             if line.contains(END) {
                 ensure(!world.contains("failed:"), || world.clone())?;
                 return Ok((world, log));

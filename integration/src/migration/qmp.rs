@@ -1,7 +1,6 @@
 //! A client of QEMU's machine protocol (QMP): one JSON object a line, answers in order, events at any time between.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// A connection on which commands may be given.
 pub(crate) struct Qmp {
-    writer: UnixStream,
+    writer: Box<dyn Write>,
     answers: mpsc::Receiver<Value>,
     events: mpsc::Receiver<Event>,
 }
@@ -30,12 +29,11 @@ pub(crate) struct Event {
 
 impl Qmp {
     /// Takes the greeting and leaves the mode of negotiation.
-    pub(crate) fn connect(stream: UnixStream) -> Outcome<Self> {
-        let writer = stream.try_clone()?;
+    pub(crate) fn connect(reader: impl Read + Send + 'static, writer: impl Write + 'static) -> Outcome<Self> {
         let (answer, answers) = mpsc::channel();
         let (event, events) = mpsc::channel();
         std::thread::Builder::new().name("qmp".into()).spawn(move || {
-            for line in BufReader::new(stream).lines() {
+            for line in BufReader::new(reader).lines() {
                 let Ok(value) =
                     line.map_err(|_| ()).and_then(|line| serde_json::from_str::<Value>(&line).map_err(|_| ()))
                 else {
@@ -48,7 +46,7 @@ impl Qmp {
                 };
             }
         })?;
-        let mut qmp = Self { writer, answers, events };
+        let mut qmp = Self { writer: Box::new(writer), answers, events };
         let greeting = qmp.answer("the greeting")?;
         if greeting.get("QMP").is_none() {
             return Err(Failure::new(format!("no QMP greeting but {greeting}")));
@@ -90,6 +88,18 @@ impl Qmp {
         }
     }
 
+    /// Waits until QEMU has ended.
+    pub(crate) fn wait_for_end(&mut self, timeout: Duration) -> Outcome {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(_) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(error) => return Err(error).during(|| "QEMU does not end".into()),
+            }
+        }
+    }
+
     /// Waits for an event of that name.
     pub(crate) fn wait_for_event(&mut self, name: &str, timeout: Duration) -> Outcome<Event> {
         self.wait_for(name, timeout, |event| (event.name == name).then(|| Ok(event.clone())))
@@ -113,6 +123,8 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -138,11 +150,12 @@ mod tests {
             assert_eq!(hear(), "nonsense");
             say(r#"{"error": {"class": "CommandNotFound", "desc": "no"}}"#);
         });
-        let mut qmp = Qmp::connect(ours).unwrap();
+        let mut qmp = Qmp::connect(ours.try_clone().unwrap(), ours).unwrap();
         assert_eq!(qmp.command("migrate", json!({})).unwrap(), json!({"a": 1}));
         let event = qmp.wait_for_event("MIGRATION", Duration::from_secs(1)).unwrap();
         assert_eq!((event.migration_status(), event.time), (Some("setup"), Duration::from_millis(5250)));
         assert!(qmp.command("nonsense", json!({})).unwrap_err().to_string().contains("CommandNotFound"));
         qemu.join().unwrap();
+        qmp.wait_for_end(Duration::from_secs(10)).unwrap();
     }
 }
