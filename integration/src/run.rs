@@ -21,6 +21,7 @@ use crate::oracle::{Opinion, Oracle};
 use crate::outer::{boots, cargo};
 use crate::scenario::Peer;
 use crate::table::{self, KernelReport, TSHARK};
+use crate::tiers::setting::Setting;
 use crate::{packages, probe, scenarios};
 
 /// Options of the commands that run something.
@@ -63,6 +64,8 @@ pub(crate) struct Run {
     accelerator: Accelerator,
     /// A label, and where.
     places: Vec<(String, Place)>,
+    /// Everything is run with each of these; none: with what the daemons choose.
+    tiers: Vec<Setting>,
 }
 
 /// What every run needs.
@@ -127,18 +130,37 @@ impl Run {
         let directory = new_run_directory(&lab)?;
         let (kagemusha, mip6d, environment) = (bin.join("kagemusha"), mip6d()?, environment());
         let patient = !named;
-        let job = Job { directory, kagemusha, mip6d, image, named, begun: None, patient, environment, task };
-        Ok(Ok(Self { job, program, accelerator, places }))
+        let job =
+            Job { directory, kagemusha, mip6d, image, named, begun: None, patient, tier: None, environment, task };
+        Ok(Ok(Self { job, program, accelerator, places, tiers: vec![] }))
+    }
+
+    /// The same with each of these tiers.
+    pub(crate) fn with_tiers(self, tiers: &[Setting]) -> Self {
+        Self { tiers: tiers.to_owned(), ..self }
+    }
+
+    /// Each kernel, with each tier that was asked for. Only the first kernel has what is not for every one.
+    fn sites(&self) -> Outcome<Vec<Site>> {
+        let tiers: Vec<Option<Setting>> = match self.tiers.as_slice() {
+            [] => vec![None],
+            tiers => tiers.iter().copied().map(Some).collect(),
+        };
+        let all = self.places.iter().enumerate().flat_map(|place| tiers.iter().map(move |tier| (place, *tier)));
+        let site = |((number, (label, place)), tier): ((usize, &(String, Place)), Option<Setting>)| {
+            let label = tier.map_or_else(|| label.clone(), |tier| format!("{label}-{}", tier.name()));
+            let several = self.places.len() * tiers.len() > 1;
+            let job = Job { tier, ..self.job.clone() };
+            Site::new(&job, &label, place.clone(), several, number > 0 && tier.is_none())
+        };
+        all.map(site).collect()
     }
 
     /// Runs the job on every kernel, shows what it tells, and adds what tshark thinks of the captures.
     pub(crate) fn execute(&self, options: &Options) -> Outcome<Vec<KernelReport>> {
         println!("Everything of this run is kept in {}", self.job.directory.display());
         let oracle = Oracle::start();
-        let sites = self.places.iter().enumerate().map(|(number, (label, place))| {
-            Site::new(&self.job, label, place.clone(), self.places.len() > 1, number > 0)
-        });
-        let sites = sites.collect::<Outcome<Vec<Site>>>()?;
+        let sites = self.sites()?;
         let ended = |site: &Site, name: &str| {
             if scenarios::named(name).is_none_or(|scenario| scenario.well_formed) {
                 oracle.ask(site.directory.join(name));
