@@ -11,6 +11,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::init;
 use crate::job::{Event, Job, LINE, ScenarioResult, Task, Verdict};
 use crate::scenario::{Lab, Peer, Scenario};
+use crate::tiers::evidence;
 use crate::{bench, demo, lanes, migration, scenarios};
 
 /// Runs the job in `directory`.
@@ -30,6 +31,7 @@ fn run(job: &Job) -> Outcome {
         Task::DemoMigration => migration::demo::run(job).into_iter().for_each(ended),
         Task::BenchMigration { moves, only } => bench::migration::run(job, *moves, only).into_iter().for_each(ended),
         Task::BenchMemory { program } => bench::memory::run(job, program.clone())?,
+        Task::BenchDaemon(plan) => bench::daemon::run(job, plan)?,
         Task::BenchPolicy(options) => bench::policy::run(job, options)?,
         Task::Agent => agent::serve()?,
         Task::Scenarios(names) => {
@@ -131,7 +133,13 @@ fn run_one(job: &Job, scenario: &Scenario, agent: Option<&Arc<Agent>>) -> Verdic
         let result = (scenario.run)(&lab);
         let finished = lab.finish();
         result.and(finished)?;
-        if scenario.well_formed { lab.checksums_must_be_good() } else { Ok(()) }
+        if scenario.well_formed {
+            lab.checksums_must_be_good()?;
+        }
+        if let Some(tier) = job.tier {
+            tell(&format!("    {}", evidence::judge(tier, &directory)?));
+        }
+        Ok(())
     };
     match catch_unwind(AssertUnwindSafe(attempt)) {
         Ok(Ok(())) => Verdict::Passed,

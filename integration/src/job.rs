@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::Gather;
 use crate::failure::{Outcome, While};
+use crate::tiers::setting::Setting;
 
 /// Every line of the inner side that is for the user starts with this; anything else on its output is the kernel's.
 pub(crate) const LINE: &str = "lab| ";
@@ -41,6 +42,9 @@ pub(crate) struct Job {
     /// Whether a scenario that fails for want of time is run once more.
     #[serde(default)]
     pub(crate) patient: bool,
+    /// What the daemons are started with; none: what they choose, and nothing is asked of it.
+    #[serde(default)]
+    pub(crate) tier: Option<Setting>,
     /// Variables of the user's environment that are for the inner side: `KAGEMUSHA_…` and `RUST_BACKTRACE`.
     pub(crate) environment: BTreeMap<String, String>,
     pub(crate) task: Task,
@@ -68,6 +72,8 @@ pub(crate) enum Task {
         /// The daemon that is looked at.
         program: PathBuf,
     },
+    /// `cargo lab bench daemon`.
+    BenchDaemon(crate::bench::daemon::Plan),
     /// `cargo lab bench policy`.
     BenchPolicy(crate::bench::policy::Options),
 }

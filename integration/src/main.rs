@@ -76,6 +76,9 @@ enum Command {
         /// Run them so many times.
         #[arg(long, default_value_t = 1)]
         repeat: u32,
+        /// Run those in which data of guests goes through the tunnel, with this tier of the tunnel engine, and see by its counters that it carried.
+        #[arg(long)]
+        tier: Option<tiers::setting::Asked>,
         #[command(flatten)]
         options: run::Options,
     },
@@ -110,8 +113,8 @@ fn main() -> ExitCode {
     }
     match Arguments::parse().command {
         Command::Demo { what, options } => outer::demo(what, &options),
-        Command::Test { filter, scenarios_only, repeat, options } => {
-            let test = outer::TestOptions { filter: filter.as_deref(), scenarios_only, repeat };
+        Command::Test { filter, scenarios_only, repeat, tier, options } => {
+            let test = outer::TestOptions { filter: filter.as_deref(), scenarios_only, repeat, tier };
             outer::test(&test, &options)
         }
         Command::List => outer::list(),

@@ -10,6 +10,7 @@ use crate::job::{Task, Verdict};
 use crate::kernel::choice::Choice;
 use crate::run::{Options, Run};
 use crate::table::{self, KernelReport};
+use crate::tiers::setting::{self, Asked};
 use crate::{packages, probe, scenarios};
 
 /// `cargo lab list`.
@@ -76,6 +77,8 @@ fn run_and_report(task: Task, options: &Options) -> ExitCode {
 pub(crate) struct TestOptions<'a> {
     pub(crate) filter: Option<&'a str>,
     pub(crate) scenarios_only: bool,
+    /// The scenarios of the tiers, with each of these tiers.
+    pub(crate) tier: Option<Asked>,
     /// How often.
     pub(crate) repeat: u32,
 }
@@ -83,10 +86,15 @@ pub(crate) struct TestOptions<'a> {
 /// `cargo lab test`.
 pub(crate) fn test(test: &TestOptions<'_>, options: &Options) -> ExitCode {
     report_failure(|| {
-        let chosen = scenarios::matching(test.filter);
+        let tiers = test.tier.map_or(&[][..], Asked::settings);
+        let mut chosen = scenarios::matching(test.filter);
+        if test.tier.is_some() {
+            chosen.retain(|scenario| setting::SCENARIOS.contains(&scenario.name));
+        }
         ensure(!chosen.is_empty(), || format!("no scenario's name contains {:?}", test.filter.unwrap_or_default()))?;
-        let unit_tests = if test.scenarios_only || test.filter.is_some() { true } else { unit_tests()? };
         let names: Vec<String> = chosen.iter().map(|scenario| scenario.name.to_owned()).collect();
+        let unit_tests =
+            if test.scenarios_only || test.filter.is_some() || test.tier.is_some() { true } else { unit_tests()? };
         let mut code = ExitCode::SUCCESS;
         for round in 1..=test.repeat {
             if test.repeat > 1 {
@@ -96,7 +104,7 @@ pub(crate) fn test(test: &TestOptions<'_>, options: &Options) -> ExitCode {
                 Ok(run) => run,
                 Err(code) => return Ok(code),
             };
-            let reports = run.execute(options)?;
+            let reports = run.with_tiers(tiers).execute(options)?;
             table::show(&reports);
             if verdict(&reports) != ExitCode::SUCCESS {
                 code = ExitCode::FAILURE;

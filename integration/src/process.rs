@@ -11,6 +11,7 @@ use crate::bench::memory::Resident;
 use crate::child::Running;
 use crate::failure::{Failure, Outcome, While, ensure, in_time};
 use crate::node::Node;
+use crate::tiers::evidence;
 
 /// A daemon that is told to end waits at most 8 s for others.
 const END: Duration = Duration::from_secs(60);
@@ -24,6 +25,8 @@ pub(crate) struct Daemon<'lab> {
     log: PathBuf,
     child: Running,
     ended: bool,
+    /// The program by which it tells its status, where that is kept when it ends.
+    status_by: Option<PathBuf>,
     /// Parts of ERROR lines that the scenario has brought about itself.
     expected_errors: Vec<&'static str>,
 }
@@ -36,7 +39,28 @@ impl<'lab> Daemon<'lab> {
         command.env("NO_COLOR", "1").current_dir(directory);
         let before = traces(node)?;
         let child = Running::start(node, command, &log)?;
-        Ok(Self { node, before, name: name.to_owned(), log, child, ended: false, expected_errors: vec![] })
+        Ok(Self {
+            node,
+            before,
+            name: name.to_owned(),
+            log,
+            child,
+            ended: false,
+            status_by: None,
+            expected_errors: vec![],
+        })
+    }
+
+    /// Keeps what `program status --json` says whenever it is about to end.
+    pub(crate) fn keeping_status(mut self, program: &Path) -> Self {
+        self.status_by = Some(program.to_owned());
+        self
+    }
+
+    fn keep_status(&self) -> Outcome {
+        let Some(program) = &self.status_by else { return Ok(()) };
+        let status = self.node.command(&program.to_string_lossy(), &["status", "--json"])?;
+        evidence::keep(self.log.parent().unwrap_or(&self.log), &self.name, &status)
     }
 
     /// Everything it has logged.
@@ -105,6 +129,7 @@ impl<'lab> Daemon<'lab> {
             return Ok(());
         }
         self.must_run()?;
+        self.keep_status()?;
         self.signal(Signal::SIGTERM)?;
         let status = self.wait(END)?;
         ensure(status.success(), || format!("{} ended with {status}; its log:{}", self.name, self.tail()))
@@ -119,6 +144,7 @@ impl<'lab> Daemon<'lab> {
 
     /// SIGKILL: a crash.
     pub(crate) fn crash(&mut self) -> Outcome {
+        self.keep_status()?;
         self.signal(Signal::SIGKILL)?;
         let status = self.wait(END)?;
         ensure(status.signal() == Some(9), || format!("{} ended with {status}", self.name))

@@ -2,22 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use crate::failure::{Failure, Outcome, While, ensure};
-use crate::follow::{End, Patience, SILENCE, follow};
 use crate::job::{Event, Job, ScenarioResult, Task, Verdict};
 use crate::kernel::accelerator::Accelerator;
 use crate::kernel::choice::Choice;
 use crate::kernel::image::Image;
-use crate::kernel::joined::Joined;
-use crate::kernel::last_words::last_words;
-use crate::kernel::machine::{Boot, CONSOLE, CPUS, Machine};
 use crate::lanes::{self, Part, Site};
-use crate::migration::beside::Guests;
 use crate::migration::image;
 use crate::oracle::{Opinion, Oracle};
 use crate::outer::{boots, cargo};
@@ -25,6 +20,7 @@ use crate::parts::{self, Wish};
 use crate::scenario::Peer;
 use crate::side::Side;
 use crate::table::{self, KernelReport, TSHARK};
+use crate::tiers::setting::Setting;
 use crate::{packages, probe, scenarios};
 
 /// Options of the commands that run something.
@@ -69,6 +65,8 @@ pub(crate) struct Run {
     /// What the guests of scenarios that have some in QEMU boot.
     guest: Option<image::GuestImage>,
     parts: Vec<Part>,
+    /// Everything is run with each of these; none: with what the daemons choose.
+    tiers: Vec<Setting>,
 }
 
 /// What every run needs.
@@ -130,17 +128,36 @@ impl Run {
         };
         let directory = new_run_directory(&lab)?;
         let (kagemusha, environment, patient) = (bin.join("kagemusha"), environment(), !named);
-        let (begun, guests, joined) = (None, false, false);
-        let job = Job { directory, kagemusha, mip6d, guests, named, begun, joined, patient, environment, task };
-        Ok(Ok(Self { job, program, accelerator, guest, parts }))
+        let (begun, guests, joined, tier) = (None, false, false, None);
+        let job = Job { directory, kagemusha, mip6d, guests, named, begun, joined, patient, tier, environment, task };
+        Ok(Ok(Self { job, program, accelerator, guest, parts, tiers: vec![] }))
+    }
+
+    /// The same with each of these tiers.
+    pub(crate) fn with_tiers(self, tiers: &[Setting]) -> Self {
+        Self { tiers: tiers.to_owned(), ..self }
+    }
+
+    /// Each part, with each tier that was asked for.
+    fn sites(&self) -> Outcome<Vec<Site>> {
+        let tiers: Vec<Option<Setting>> = match self.tiers.as_slice() {
+            [] => vec![None],
+            tiers => tiers.iter().copied().map(Some).collect(),
+        };
+        let all = self.parts.iter().flat_map(|part| tiers.iter().map(move |tier| (part, *tier)));
+        let several = self.parts.len() * tiers.len() > 1;
+        let site = |(part, tier): (&Part, Option<Setting>)| {
+            let label = tier.map_or_else(|| part.label.clone(), |tier| format!("{}-{}", part.label, tier.name()));
+            Site::new(&Job { tier, ..self.job.clone() }, Part { label, ..part.clone() }, several)
+        };
+        all.map(site).collect()
     }
 
     /// Runs the job on every kernel, shows what it tells, and adds what tshark thinks of the captures.
     pub(crate) fn execute(&self, options: &Options) -> Outcome<Vec<KernelReport>> {
         println!("Everything of this run is kept in {}", self.job.directory.display());
         let oracle = Oracle::start();
-        let sites = self.parts.iter().map(|part| Site::new(&self.job, part.clone(), self.parts.len() > 1));
-        let sites = sites.collect::<Outcome<Vec<Site>>>()?;
+        let sites = self.sites()?;
         let ended = |site: &Site, name: &str| {
             if scenarios::named(name).is_none_or(|scenario| scenario.well_formed) {
                 oracle.ask(site.directory.join(name));

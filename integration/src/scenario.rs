@@ -15,6 +15,10 @@ use crate::job::{Job, LINE};
 use crate::node::Node;
 use crate::policy;
 use crate::process::{Daemon, wait_until};
+use crate::sys;
+use crate::tiers::exchange::exchange;
+use crate::tiers::setting::Setting;
+use crate::topology::cast::{CORRESPONDENT, FAR, GUEST, GUEST2};
 use crate::topology::{Link, Topology};
 
 /// A scenario: a directory `integration/scenarios/<name>/` with its text, its code, and the policies that only it uses.
@@ -66,6 +70,8 @@ pub(crate) struct Lab {
     pub(crate) directory: PathBuf,
     pub(crate) kagemusha: PathBuf,
     pub(crate) mip6d: Option<PathBuf>,
+    /// What daemons are started with, in a run by tiers.
+    tier: Option<Setting>,
     started: Instant,
 }
 
@@ -76,13 +82,56 @@ impl Lab {
         let started = Instant::now();
         std::fs::create_dir_all(directory).during(|| directory.display().to_string())?;
         let net = Topology::build(directory, job.gather(), away)?;
-        Ok(Self {
+        let lab = Self {
             net,
             directory: directory.to_owned(),
             kagemusha: job.kagemusha.clone(),
             mip6d: job.mip6d.clone(),
+            tier: job.tier,
             started,
-        })
+        };
+        if lab.tier.is_some() {
+            for node in [&lab.net.guest, &lab.net.guest2, &lab.net.cn] {
+                node.run(|| sys::leave_to_network_card("eth0"))?.during(|| format!("offloads of {}", node.name()))?;
+            }
+        }
+        [&lab.net.host, &lab.net.host2].into_iter().try_for_each(|host| lab.prepare_host(host))?;
+        Ok(lab)
+    }
+
+    /// From now on daemons are started with another tier.
+    pub(crate) fn use_tier(&mut self, tier: Setting) -> Outcome {
+        self.tier = Some(tier);
+        for host in [&self.net.host, &self.net.host2] {
+            host.sysctl("conf/all/forwarding", "0")?;
+            self.prepare_host(host)?;
+        }
+        Ok(())
+    }
+
+    /// What an administrator has to set on a host for the tier of this run (README, "Running it").
+    pub(crate) fn prepare_host(&self, host: &Node) -> Outcome {
+        // Since Linux 6.17 the daemon lets its own TUN forward.
+        let by_interface = || host.run(|| Path::new("/proc/sys/net/ipv6/conf/all/force_forwarding").exists());
+        if self.tier == Some(Setting::SuperPacket) && !by_interface()? {
+            host.command("sysctl", &["-q", "-w", "net.ipv6.conf.all.forwarding=1"])?;
+        }
+        Ok(())
+    }
+
+    /// A daemon of either role by its command line, without the policy.
+    fn daemon(&self, role: &[&str]) -> Command {
+        let mut command = Command::new(&self.kagemusha);
+        command.args(role);
+        if let Some(tier) = self.tier {
+            command.args(["--accelerate", tier.option()]);
+        }
+        command.arg("--ipsec");
+        command
+    }
+
+    fn keep_status<'lab>(&self, daemon: Daemon<'lab>) -> Daemon<'lab> {
+        if self.tier.is_some() { daemon.keeping_status(&self.kagemusha) } else { daemon }
     }
 
     /// Tells the user what comes now.
@@ -94,9 +143,9 @@ impl Lab {
     pub(crate) fn start_mobile_node<'lab>(&'lab self, host: &'lab Node, policy: &str) -> Outcome<Daemon<'lab>> {
         let name = format!("mobile-node-{}", host.name());
         let file = self.policy(&format!("{name}.toml"), policy)?;
-        let mut command = Command::new(&self.kagemusha);
-        command.arg("--ipsec").arg(file);
-        Daemon::start(host, &name, &self.directory, command)
+        let mut command = self.daemon(&[]);
+        command.arg(file);
+        Ok(self.keep_status(Daemon::start(host, &name, &self.directory, command)?))
     }
 
     /// Runs a command of `kagemusha` in `node`, such as `status`; fails unless it exits with 0. What it prints.
@@ -122,17 +171,17 @@ impl Lab {
 
     /// The command with which a mobile node is started again, by the name of its policy in the scenario's directory.
     pub(crate) fn mobile_node_command(&self, policy: &str) -> Command {
-        let mut command = Command::new(&self.kagemusha);
-        command.arg("--ipsec").arg(self.directory.join(policy)).current_dir(&self.directory);
+        let mut command = self.daemon(&[]);
+        command.arg(self.directory.join(policy)).current_dir(&self.directory);
         command
     }
 
     /// Starts `kagemusha home-agent --ipsec POLICY` in `ha` and waits until it listens.
     pub(crate) fn start_home_agent(&self, policy: &str) -> Outcome<Daemon<'_>> {
         let file = self.policy("home-agent.toml", policy)?;
-        let mut command = Command::new(&self.kagemusha);
-        command.arg("home-agent").arg("--ipsec").arg(file);
-        let mut daemon = Daemon::start(&self.net.ha, "home-agent", &self.directory, command)?;
+        let mut command = self.daemon(&["home-agent"]);
+        command.arg(file);
+        let mut daemon = self.keep_status(Daemon::start(&self.net.ha, "home-agent", &self.directory, command)?);
         wait_until("the home agent listens for mobility headers", expect::FIRST_REGISTRATION, || {
             daemon.must_run()?;
             // Local port of a raw socket is its protocol number; 0x87 is the mobility header.
@@ -190,7 +239,21 @@ impl Lab {
     /// One echo request from `node` to `destination` that must be answered.
     pub(crate) fn ping(&self, node: &Node, destination: Ipv6Addr) -> Outcome {
         let answered = ping_once(node, destination, ANSWER)?;
-        in_time(answered, || format!("{}: no echo reply from {destination}", node.name()))
+        in_time(answered, || format!("{}: no echo reply from {destination}", node.name()))?;
+        if self.tier.is_some() { self.exchange(node, destination) } else { Ok(()) }
+    }
+
+    /// More than an echo, between a guest and a correspondent.
+    fn exchange(&self, node: &Node, destination: Ipv6Addr) -> Outcome {
+        let net = &self.net;
+        let to = [(GUEST, &net.guest), (GUEST2, &net.guest2), (CORRESPONDENT, &net.cn), (FAR, &net.far)];
+        let is_guest = |node: &Node| node.name().starts_with("guest");
+        match to.into_iter().find(|(address, _)| *address == destination) {
+            Some((_, to)) if node.name() != net.ha.name() && (is_guest(node) || is_guest(to)) => {
+                exchange(node, to, destination)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Echo requests from `node` to `destination` until one is answered.

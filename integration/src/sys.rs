@@ -66,6 +66,12 @@ pub(crate) fn complete_checksums(interface: &str) -> io::Result<()> {
     set_ethtool_value(interface, ETHTOOL_STXCSUM, 0)
 }
 
+/// Undoes [`complete_checksums`]: `interface` takes whole segments of up to 64 KiB, as a virtual network card does.
+pub(crate) fn leave_to_network_card(interface: &str) -> io::Result<()> {
+    set_ethtool_value(interface, ETHTOOL_STXCSUM, 1)?;
+    set_ethtool_value(interface, ETHTOOL_STSO, 1)
+}
+
 /// Whether the kernel's software segments what is longer than the MTU before it leaves `interface`, and merges what
 /// it receives there: together they make a veth pair carry what a wire would.
 pub(crate) fn like_a_wire(interface: &str) -> io::Result<()> {

@@ -303,6 +303,11 @@ impl Topology {
         self.plug(&self.host2, "vm1", SEGMENT)
     }
 
+    /// Lets captures see nothing from now on: what is measured is not to be measured with them.
+    pub(crate) fn keep_captures_out(&self) -> Outcome {
+        self.wires.ip(&LINKS.map(|link| format!("link set m-{link} down")).join("\n"))
+    }
+
     /// The capture of a link.
     pub(crate) fn on(&self, link: Link) -> Outcome<&Capture> {
         self.captures.get(link).ok_or_else(|| Failure::new(format!("no capture of {link}")))

@@ -16,6 +16,11 @@ use crate::vocabulary::GuestId;
 /// Counters by name.
 pub type Named = BTreeMap<String, u64>;
 
+/// Packets longer than a path takes that were handed to the kernel whole: the super-packet tier's own.
+pub const LEFT_WHOLE: &str = "tunnel: packets left whole for the kernel";
+/// Such packets that the threads have cut.
+pub const CUT: &str = "tunnel: packets cut in userland";
+
 /// Adds counters that are not zero to others.
 pub fn add(to: &mut Named, more: Named) {
     for (name, count) in more.into_iter().filter(|(_, count)| *count > 0) {
@@ -50,6 +55,8 @@ fn of_threads(counters: &Counters) -> Named {
         ("tunnel: octets in", counters.into_octets()),
         ("tunnel: packets out", counters.out_packets()),
         ("tunnel: octets out", counters.out_octets()),
+        (LEFT_WHOLE, counters.left_whole()),
+        (CUT, counters.cut()),
     ];
     add(&mut named, carried.map(|(name, count)| (name.to_owned(), count)).into());
     let reasons = Reason::ALL.iter().map(|reason| (format!("tunnel: not carried: {reason}"), counters.get(*reason)));
@@ -124,6 +131,8 @@ pub fn tunnel(core: &Core) {
         into_octets = counters.into_octets(),
         out_packets = counters.out_packets(),
         out_octets = counters.out_octets(),
+        left_whole = counters.left_whole(),
+        cut = counters.cut(),
         "counters: tunnel"
     );
     for reason in Reason::ALL.iter().copied().filter(|reason| counters.get(*reason) > 0) {

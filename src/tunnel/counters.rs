@@ -15,6 +15,8 @@ pub struct Counters {
     out_packets: AtomicU64,
     out_octets: AtomicU64,
     answers: AtomicU64,
+    left_whole: AtomicU64,
+    cut: AtomicU64,
     reasons: [AtomicU64; Reason::COUNT],
 }
 
@@ -33,6 +35,8 @@ impl Counters {
             out_packets: AtomicU64::new(0),
             out_octets: AtomicU64::new(0),
             answers: AtomicU64::new(0),
+            left_whole: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
             reasons: [const { AtomicU64::new(0) }; Reason::COUNT],
         }
     }
@@ -61,6 +65,16 @@ impl Counters {
             }
             Egress::Drop(reason) => self.count(*reason),
         }
+    }
+
+    /// Counts a packet longer than the path takes that was handed to the kernel as it is, which encapsulates and cuts it.
+    pub fn count_left_whole(&self) {
+        self.left_whole.fetch_add(1, Relaxed);
+    }
+
+    /// Counts such a packet that was cut here.
+    pub fn count_cut(&self) {
+        self.cut.fetch_add(1, Relaxed);
     }
 
     /// Counts one packet not carried.
@@ -100,6 +114,16 @@ impl Counters {
         self.answers.load(Relaxed)
     }
 
+    /// Of the packets sent into the tunnel, those that the kernel cut.
+    pub fn left_whole(&self) -> u64 {
+        self.left_whole.load(Relaxed)
+    }
+
+    /// Of the packets sent into the tunnel, those that were cut here.
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Relaxed)
+    }
+
     /// Every number with its stable name: packets and octets, then one per reason.
     pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let totals = [
@@ -108,6 +132,8 @@ impl Counters {
             ("out-of-tunnel-packets", self.out_packets()),
             ("out-of-tunnel-octets", self.out_octets()),
             ("icmp-errors", self.answers()),
+            ("left-whole-for-the-kernel", self.left_whole()),
+            ("cut-in-userland", self.cut()),
         ];
         totals.into_iter().chain(Reason::ALL.iter().map(|reason| (reason.name(), self.get(*reason))))
     }
@@ -128,6 +154,6 @@ mod tests {
         for (n, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(counters.get(*reason), n as u64 + 1, "{reason}");
         }
-        assert_eq!(counters.all().count(), 5 + Reason::COUNT);
+        assert_eq!(counters.all().count(), 7 + Reason::COUNT);
     }
 }

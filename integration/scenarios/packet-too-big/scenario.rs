@@ -12,9 +12,9 @@ fn run(lab: &Lab) -> Outcome {
     let mut foreign = lab.watch(FOREIGN)?;
     let whole_foreign = foreign.clone();
     net.guest.sysctl("conf/eth0/accept_ra_mtu", "0")?;
-    let home_agent = lab.start_home_agent(policies::PLAIN_HOME_AGENT)?;
-    let mobile_node = lab.start_mobile_node(&net.host, policies::PLAIN_HOST)?;
-    registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
+    let home_agent = lab.start_home_agent(policies::ESP_HOME_AGENT)?;
+    let mobile_node = lab.start_mobile_node(&net.host, policies::ESP_HOST)?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.wait_for_router(&net.guest)?;
     let too_big = |packet: &Packet| {
         matches!(packet.layers.last(), Some(Layer::Icmpv6 { kind: icmpv6::PACKET_TOO_BIG, rest: 1460, .. }))

@@ -15,9 +15,9 @@ use crate::craft::{echo_request, frame, ipv6, send_frames, send_packet};
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
     let (mut foreign, mut segment) = (lab.watch(FOREIGN)?, lab.watch(SEGMENT)?);
-    let home_agent = lab.start_home_agent(policies::PLAIN_HOME_AGENT)?;
-    let mobile_node = lab.start_mobile_node(&net.host, policies::PLAIN_HOST)?;
-    registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
+    let home_agent = lab.start_home_agent(policies::ESP_HOME_AGENT)?;
+    let mobile_node = lab.start_mobile_node(&net.host, policies::ESP_HOST)?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     let router =
         segment.must_see("a router advertisement", SOON, |packet| packet.is_icmpv6(icmpv6::ROUTER_ADVERTISEMENT))?;
     lab.wait_for_router(&net.guest)?;

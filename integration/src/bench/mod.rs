@@ -1,6 +1,7 @@
 //! `cargo lab bench`: what is measured, in network namespaces. Numbers are ratios to something measured in the same breath; nothing here
 //! is a test that time could fail.
 
+pub(crate) mod daemon;
 pub(crate) mod memory;
 pub(crate) mod migration;
 pub(crate) mod policy;
@@ -10,7 +11,9 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use crate::job::Task;
 use crate::outer;
+use crate::tiers::setting::Asked;
 
 /// What can be measured.
 #[derive(Subcommand)]
@@ -42,6 +45,20 @@ pub(crate) enum What {
         #[command(flatten)]
         options: crate::run::Options,
     },
+    /// A TCP stream each way through the daemons, by each tier of the tunnel engine, in the lab's kernel.
+    Daemon {
+        /// How often each tier has its turn.
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+        /// Of each stream.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// By which tier.
+        #[arg(long, default_value = "all")]
+        tier: Asked,
+        #[command(flatten)]
+        options: crate::run::Options,
+    },
     /// The reconciler beside `ip -batch` and `ip xfrm`: ten thousand guests, one guest, memory.
     Policy(policy::Options),
 }
@@ -53,6 +70,10 @@ pub(crate) fn main(what: What) -> ExitCode {
         What::TunnelMeasure(options) => tunnel::measure(&options),
         What::TunnelEnd { specification } => tunnel::end::main(&specification),
         What::Migration { moves, only, options } => Ok(outer::bench_migration(moves, only, &options)),
+        What::Daemon { rounds, seconds, tier, options } => {
+            let tiers = tier.settings().to_owned();
+            outer::bench(Task::BenchDaemon(daemon::Plan { rounds, seconds, tiers }), &options)
+        }
         What::Memory { options } => memory::build_and_measure(&options),
         What::Policy(options) => policy::build_and_measure(&options),
     };

@@ -147,7 +147,7 @@ impl<'lab> Machine<'lab> {
 /// Makes the other end of a process's network card a port of the bridge in `node`. The name it had.
 fn plug(node: &Node, process: Process) -> Outcome<String> {
     let card = card(&process.card())?;
-    let namespace = node.namespace_path();
+    let namespace = node.namespace_path()?;
     let mut command = Command::new("ip");
     command.args(["link", "set", &card, "netns"]).arg(&namespace).args(["name", PORT]).stdin(Stdio::null());
     let output = command.output().during(|| "ip".into())?;

@@ -76,6 +76,7 @@ impl Sites {
             "link set eth0 address {ROUTER_MAC}\naddr flush dev eth0 scope link\naddr add fe80::1/64 dev eth0 nodad"
         ))?;
         net.unplug(&net.host, "vm1")?;
+        lab.prepare_host(&home)?;
         Ok(Self { home })
     }
 

@@ -5,7 +5,10 @@
 //! guest, and at the home agent.
 
 mod cases;
+pub(crate) mod evidence;
+pub(crate) mod exchange;
 mod reference;
+pub(crate) mod setting;
 mod tap;
 mod wholes;
 

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::accelerator::{Acceleration, WayOut, Ways};
 use super::ear::Ears;
 use super::paths::{Ends, NextHop, Path, Paths};
-use super::super_packet::SuperPackets;
+use super::super_packet::{self, SuperPackets};
 use crate::daemon::netlink::query::{Changes, Query, Way};
 use crate::daemon::netlink::xfrm;
 use crate::daemon::netlink::xfrm_monitor::PolicyChanges;
@@ -145,6 +145,8 @@ struct Seen {
     /// The MAC address of an interface, by its index; none where no frames can be sent.
     interfaces: BTreeMap<u32, Option<MacAddress>>,
     neighbours: BTreeMap<(u32, Ipv6Addr), Option<MacAddress>>,
+    /// See [`super_packet::speaker`].
+    speakers: BTreeMap<Ipv6Addr, Option<u32>>,
 }
 
 impl Look {
@@ -268,7 +270,11 @@ impl Look {
             path.next_hop = NextHop::new(way.interface, way.next_hop, own, neighbour).ok();
         }
         if let Some(super_packets) = &mut self.super_packets {
-            path.encapsulates = super_packets.route(query, wanted, way.interface);
+            let speaker = *seen.speakers.entry(wanted.ends.source).or_insert_with_key(|source| {
+                let sources = query.sources().unwrap_or_default();
+                super_packet::speaker(*source, &sources)
+            });
+            path.encapsulates = super_packets.route(query, wanted, way.interface, speaker);
         }
         (path, Some((way.interface, way.next_hop)))
     }

@@ -23,7 +23,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::keeper::Wanted;
 use crate::daemon::clock;
-use crate::daemon::netlink::query::Query;
+use crate::daemon::netlink::query::{Query, Source};
 use crate::daemon::tap::{self, Device, VNET_HEADER_LENGTH};
 use crate::tunnel::{Offload, vnet};
 use crate::wire::numbers::protocol;
@@ -49,7 +49,7 @@ const TRIAL_TIME: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct SuperPackets {
     device: Arc<Device>,
-    /// The routes there are, with the interface of each.
+    /// The routes there are, with the interface that each names.
     routes: BTreeMap<Wanted, u32>,
 }
 
@@ -81,26 +81,26 @@ impl SuperPackets {
         Entrance(Arc::clone(&self.device))
     }
 
-    /// Makes the kernel encapsulate for a tunnel that leaves by `interface`; whether it does, with the right source address.
-    pub fn route(&mut self, query: &mut Query, wanted: &Wanted, interface: u32) -> bool {
+    /// Makes the kernel encapsulate for a tunnel that leaves by `uplink`; whether it does, with the right source address. `speaker` is what
+    /// [`speaker`] says of that address.
+    pub fn route(&mut self, query: &mut Query, wanted: &Wanted, uplink: u32, speaker: Option<u32>) -> bool {
         let preferred = match query.way(None, wanted.ends.destination) {
-            Ok(Some(way)) if way.interface == interface => way.preferred_source,
+            Ok(Some(way)) if way.interface == uplink => way.preferred_source,
             _ => None,
         };
-        // The kernel chooses the outer source as for any packet of its own.
-        let usable = preferred == Some(wanted.ends.source);
-        let known = self.routes.get(wanted) == Some(&interface);
-        if known && usable {
+        let named = named_interface(uplink, preferred, wanted.ends.source, speaker);
+        if named.is_some() && self.routes.get(wanted) == named.as_ref() {
             return true;
         }
         if let Some(interface) = self.routes.remove(wanted) {
             forget(query, wanted, interface);
         }
-        let message = route(to(wanted), wanted.ends.source, wanted.ends.destination, interface);
-        if !usable || query.put(RouteNetlinkMessage::NewRoute(message)).is_err() {
+        let Some(named) = named else { return false };
+        let message = route(to(wanted), wanted.ends.source, wanted.ends.destination, named);
+        if query.put(RouteNetlinkMessage::NewRoute(message)).is_err() {
             return false;
         }
-        self.routes.insert(*wanted, interface);
+        self.routes.insert(*wanted, named);
         true
     }
 
@@ -114,6 +114,30 @@ impl SuperPackets {
             stays
         });
     }
+}
+
+/// The interface that an encapsulating route has to name so that the outer source is `source`; none: it would be another.
+///
+/// The kernel chooses that source as if the packet left by this interface (`set_tun_src` of `net/ipv6/seg6_iptunnel.c`), and afterwards routes what has
+/// the outer header by the host's own routes, whatever interface was named. So it need not be the uplink: that of a home agent has its own addresses, as a
+/// rule, and the home agent's is on the home link.
+fn named_interface(uplink: u32, preferred: Option<Ipv6Addr>, source: Ipv6Addr, speaker: Option<u32>) -> Option<u32> {
+    match preferred {
+        None => None,
+        Some(preferred) if preferred == source => Some(uplink),
+        Some(_) => speaker,
+    }
+}
+
+/// The interface whose packets have this source address whatever the destination, among all global addresses of this host: the only one there that can be
+/// chosen. RFC 6724 §5 then decides by its rules 3 to 5, unless some interface has a home address in use.
+pub fn speaker(address: Ipv6Addr, all: &[Source]) -> Option<u32> {
+    let mut owners = all.iter().filter(|source| source.address == address);
+    let own = owners.next().filter(|own| !own.deprecated && !own.tentative)?;
+    let is_rival = |other: &Source| {
+        !other.deprecated && other.address != address && (other.interface == own.interface || other.home)
+    };
+    (owners.next().is_none() && !all.iter().any(is_rival)).then_some(own.interface)
 }
 
 fn forget(query: &mut Query, wanted: &Wanted, interface: u32) {
@@ -245,5 +269,44 @@ fn remove_leftovers(query: &mut Query) {
             message.attributes.push(RouteAttribute::Destination(to.into()));
         }
         let _ = query.remove(RouteNetlinkMessage::DelRoute(message));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOME_LINK: u32 = 2;
+    const UPLINK: u32 = 3;
+
+    fn source(interface: u32, address: &str) -> Source {
+        Source { interface, address: address.parse().unwrap(), deprecated: false, tentative: false, home: false }
+    }
+
+    #[test]
+    fn a_home_agents_address_is_that_of_the_home_link_and_not_of_its_uplink() {
+        let (agent, other) = (source(HOME_LINK, "2001:db8:2000::1"), source(UPLINK, "2001:db8:1000::1"));
+        let found = speaker(agent.address, &[agent, other]);
+        assert_eq!(found, Some(HOME_LINK));
+        let named = |preferred| named_interface(UPLINK, preferred, agent.address, found);
+        assert_eq!(named(Some(other.address)), Some(HOME_LINK), "a packet of its own would have the uplink's address");
+        assert_eq!(named(Some(agent.address)), Some(UPLINK));
+        assert_eq!(named(None), None, "there is no way by the uplink");
+    }
+
+    #[test]
+    fn an_address_that_may_not_be_chosen_is_not_relied_on() {
+        let (agent, other) = (source(HOME_LINK, "2001:db8:2000::1"), source(UPLINK, "2001:db8:1000::1"));
+        let rival = source(HOME_LINK, "2001:db8:2000::a");
+        assert_eq!(speaker(agent.address, &[agent, other, rival]), None, "longest matching prefix decides");
+        assert_eq!(speaker(agent.address, &[agent, Source { deprecated: true, ..rival }]), Some(HOME_LINK));
+        for unusable in [Source { deprecated: true, ..agent }, Source { tentative: true, ..agent }] {
+            assert_eq!(speaker(agent.address, &[unusable, other]), None);
+        }
+        assert_eq!(speaker(agent.address, &[agent, Source { home: true, ..other }]), None, "home addresses come first");
+        let old_home = Source { home: true, deprecated: true, ..other };
+        assert_eq!(speaker(agent.address, &[agent, old_home]), Some(HOME_LINK));
+        assert_eq!(speaker(agent.address, &[agent, Source { interface: UPLINK, ..agent }]), None, "on two interfaces");
+        assert_eq!(speaker(agent.address, &[other]), None);
     }
 }

@@ -365,13 +365,14 @@ impl<J: Judge> Lane<J> {
             && may_be_routed(packet, &offload, paths)
             && entrance.write(packet, &offload).is_ok()
         {
-            return;
+            return self.counters.count_left_whole();
         }
         let next_hop = next_hop(path);
         let segmentation = match Segmentation::new(packet, &offload) {
             Ok(segmentation) => segmentation,
             Err(reason) => return self.counters.count(reason),
         };
+        self.counters.count_cut();
         let count = segmentation.count();
         let mut at = 0;
         while at < count {

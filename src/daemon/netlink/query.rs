@@ -1,12 +1,13 @@
 //! Questions about the way of a packet, asked by the threads of the tunnel engine: blocking, with a time limit, one at a time.
 
 use std::io;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -35,6 +36,21 @@ pub struct Way {
     pub next_hop: Ipv6Addr,
     /// The source that the kernel would choose by itself.
     pub preferred_source: Option<Ipv6Addr>,
+}
+
+/// A global address of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Index of the interface that has it.
+    pub interface: u32,
+    /// The address.
+    pub address: Ipv6Addr,
+    /// Others are preferred (RFC 4862 §5.5.4).
+    pub deprecated: bool,
+    /// It is not known to be unique.
+    pub tentative: bool,
+    /// It is a home address (RFC 6275 §3.1).
+    pub home: bool,
 }
 
 /// A client in the network namespace of the thread that opened it.
@@ -161,6 +177,22 @@ impl Query {
         Ok(found)
     }
 
+    /// The global addresses of all interfaces, as far as the choice of a source looks at them.
+    ///
+    /// # Errors
+    /// The error of the system calls or the kernel's.
+    pub fn sources(&mut self) -> io::Result<Vec<Source>> {
+        let mut question = AddressMessage::default();
+        question.header.family = AddressFamily::Inet6;
+        let mut found = Vec::new();
+        self.ask(RouteNetlinkMessage::GetAddress(question), NLM_F_DUMP, |answer| {
+            if let RouteNetlinkMessage::NewAddress(message) = answer {
+                found.extend(read_source(&message));
+            }
+        })?;
+        Ok(found)
+    }
+
     /// The destinations of a table's routes, with their prefix lengths.
     ///
     /// # Errors
@@ -281,6 +313,26 @@ fn read_way(route: &RouteMessage, destination: Ipv6Addr) -> Option<Way> {
         }
     }
     Some(Way { interface: interface?, next_hop, preferred_source })
+}
+
+fn read_source(message: &AddressMessage) -> Option<Source> {
+    let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Address(IpAddr::V6(found)) => address = Some(*found),
+            AddressAttribute::Flags(found) => flags |= *found,
+            _ => {}
+        }
+    }
+    (message.header.scope == AddressScope::Universe).then_some(())?;
+    Some(Source {
+        interface: message.header.index,
+        address: address?,
+        deprecated: flags.contains(AddressFlags::Deprecated),
+        tentative: flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed),
+        home: flags.contains(AddressFlags::Homeaddress),
+    })
 }
 
 fn neighbour(interface: u32, address: Ipv6Addr) -> NeighbourMessage {

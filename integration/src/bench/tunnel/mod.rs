@@ -17,7 +17,7 @@ mod process;
 mod report;
 mod sample;
 mod shaped;
-mod stats;
+pub(crate) mod stats;
 mod svg;
 mod table;
 pub(crate) mod variant;

@@ -6,14 +6,14 @@ use super::variant::{Setting, Variant};
 
 /// Median, smallest and largest.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Range {
-    pub(super) median: f64,
-    pub(super) smallest: f64,
-    pub(super) largest: f64,
+pub(crate) struct Range {
+    pub(crate) median: f64,
+    pub(crate) smallest: f64,
+    pub(crate) largest: f64,
 }
 
 /// `None` of nothing.
-pub(super) fn range(values: impl IntoIterator<Item = f64>) -> Option<Range> {
+pub(crate) fn range(values: impl IntoIterator<Item = f64>) -> Option<Range> {
     let mut values: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
     values.sort_by(f64::total_cmp);
     let (smallest, largest) = (*values.first()?, *values.last()?);
