@@ -157,6 +157,7 @@ fn random_lives_go_wrong_when_a_rule_is_broken() {
         (Rules { order: mutants::no_rules, ..rules() }, "not as it should be"),
         (Rules { wanted: mutants::inbound_by_type, ..rules() }, "is refused"),
         (Rules { order: mutants::moves_by_type, ..rules() }, "does not move"),
+        (Rules { unselective: true, ..rules() }, "should be refused"),
         (Rules { numbering: Numbering::FromZero, ..rules() }, "used again"),
         (Rules { owned: |_, observed| observed.clone(), ..rules() }, "what others own was touched"),
     ];
