@@ -153,9 +153,7 @@ pub fn traffic(class: Class) -> (Ipv6Addr, Vec<Payload>, Vec<Payload>) {
         ),
         Class::ReturnRoutability => (other, mobility(&[1]), mobility(&[3])),
         Class::TunnelMobilityHeaders => (other, mobility(&[1, 2, 5]), mobility(&[3, 4, 6])),
-        Class::TunnelPayload => {
-            (other, vec![Payload::Data, Payload::Mobility(2)], vec![Payload::Data, Payload::Mobility(4)])
-        }
+        Class::TunnelPayload => (other, vec![Payload::Data], vec![Payload::Data]),
     }
 }
 

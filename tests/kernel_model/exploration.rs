@@ -511,6 +511,21 @@ fn the_model_finds_an_inbound_policy_by_type() {
     }
 }
 
+/// Since Linux 6.7 a message behind many extension headers is no mobility header to the SPD, and gets to the socket all the same.
+#[test]
+fn the_model_finds_that_what_is_not_read_is_let_in() {
+    for role in ROLES {
+        let let_in = |kernel| {
+            let mut exploration = Exploration::new(role, Budget::default()).on(kernel);
+            exploration.rules.wanted = mutants::unread_is_let_in;
+            exploration
+        };
+        let_in(Kernel::From67).finds(CLEAR);
+        let_in(Kernel::From612).finds(CLEAR);
+        let_in(Kernel::UpTo66).holds_there(&format!("{role}: what is not read is let in"));
+    }
+}
+
 #[test]
 fn the_model_finds_a_tunnel_that_is_to_move_by_type() {
     let budget = Budget { moves: 1, ..Budget::default() };

@@ -369,7 +369,6 @@ fn judge(protection: &Protection, class: Class) -> Class {
     match class {
         Class::HomeRegistration => first(&[Class::MobilityHeaders, Class::Any]),
         Class::MobilePrefixDiscovery => first(&[Class::Icmpv6, Class::Any]),
-        Class::ReturnRoutability => first(&[Class::TunnelPayload]),
         _ => class,
     }
 }

@@ -91,6 +91,9 @@ impl Machine {
             true => BTreeSet::new(),
             false => self.kernel.may_see(message.payload, named),
         };
+        if direction == Direction::In {
+            seen.extend(self.kernel.stops_at());
+        }
         // A socket may speak from there later on.
         if direction == Direction::Out {
             seen.insert(message.payload);
