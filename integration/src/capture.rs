@@ -40,7 +40,7 @@ impl Gather {
 /// How often it is looked for what must not be seen.
 const LOOK: Duration = Duration::from_millis(100);
 /// A capture that has not taken what waits for it after this time never will.
-const STUCK: Duration = Duration::from_secs(20);
+const STUCK: Duration = Duration::from_secs(100);
 
 /// The frames of one link since the capture began.
 pub(crate) struct Capture {
@@ -58,6 +58,8 @@ struct Shared {
     /// Questions whether everything that has passed was taken, and those that are answered: each with all before it.
     asked: AtomicU64,
     answered: AtomicU64,
+    /// When the last question was asked, in nanoseconds since the epoch: with a frame that is younger, everything that it is about was taken.
+    asked_at: AtomicU64,
     bell: UnixStream,
 }
 
@@ -68,6 +70,7 @@ impl Shared {
 
     /// Waits until everything that has passed by now was taken, however little processor time the capture gets.
     fn take_all(&self) {
+        self.asked_at.fetch_max(nanoseconds(now()), Ordering::SeqCst);
         let question = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
         // A full bell rings already.
         let _ = (&self.bell).write(&[1]);
@@ -75,7 +78,7 @@ impl Shared {
         let mut packets = self.packets();
         while self.answered.load(Ordering::SeqCst) < question {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "a capture takes nothing any more");
+            assert!(!left.is_zero(), "a capture has not taken in {} s what had passed", STUCK.as_secs());
             packets = self.arrival.wait_timeout(packets, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -114,6 +117,7 @@ impl Capture {
             stop: AtomicBool::new(false),
             asked: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            asked_at: AtomicU64::new(0),
             bell,
         });
         let theirs = Arc::clone(&shared);
@@ -252,6 +256,10 @@ impl Observer {
     }
 }
 
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn record(
     socket: &OwnedFd,
     mut bell: &UnixStream,
@@ -269,6 +277,13 @@ fn record(
             pcap.write_all(frame)?;
             shared.packets().push(Arc::new(Packet::dissect(link, time, frame)));
             shared.arrival.notify_all();
+            // On a busy link there may be no end of what waits.
+            let asked = shared.asked.load(Ordering::SeqCst);
+            if asked > shared.answered.load(Ordering::SeqCst)
+                && nanoseconds(time) > shared.asked_at.load(Ordering::SeqCst)
+            {
+                shared.answer(asked);
+            }
         }
         if stop {
             return Ok(pcap.flush()?);

@@ -178,17 +178,22 @@ impl<'lab> Bench<'lab> {
         protected_registration(&mut foreign, self.care_of.get(), GUEST, spis, FIRST_REGISTRATION * 2)
     }
 
-    /// A right packet goes to the home agent under its association, and a kernel that looks for its policy by type finds none (`XfrmInNoPols`).
-    pub(crate) fn arrives_and_is_not_recognised(&self) -> Outcome {
+    /// A right packet goes to the home agent under its association. Its kernel takes it when it knows no types of mobility headers (from 6.7 on);
+    /// up to 6.6 it looks for the type where none is, and drops the packet (`XfrmInNoPols` or `XfrmInTmplMismatch`).
+    pub(crate) fn arrives_at_umip(&self) -> Outcome {
         let (toward, home_agent) = (Toward::HomeAgent, &self.lab.net.ha);
+        if release(home_agent)? >= (6, 7) {
+            self.lab.step(&format!("{} {toward}: right packets arrive", self.class));
+            return self.right_passes(toward, TRANSIT).map(drop);
+        }
         self.lab.step(&format!("{} {toward}: right packets arrive, and are not recognised", self.class));
         let receiver = self.receiver(toward)?;
         let mut foreign = self.lab.watch(FOREIGN)?;
-        let before = without_policy(home_agent)?;
+        let before = against_policy(home_agent)?;
         let cookie = self.send(toward)?;
         self.sees_esp(&mut foreign, toward, spi(self.class, toward))?;
-        wait_until("the kernel of umip counts a packet without policy", ARRIVES, || {
-            Ok(without_policy(home_agent)? > before)
+        wait_until("the kernel of umip counts a packet against its policies", ARRIVES, || {
+            Ok(against_policy(home_agent)? > before)
         })?;
         ensure(!receiver.gets(cookie, QUIET)?, || "it was accepted: this kernel sees the type".into())
     }
@@ -657,12 +662,25 @@ pub(crate) fn with_umip<'lab>(
     Ok((mobile_node, peer))
 }
 
-/// How many packets came out of ESP that no policy wants.
-fn without_policy(node: &Node) -> Outcome<u64> {
+/// How many packets came out of ESP that no policy wants, or not so.
+fn against_policy(node: &Node) -> Outcome<u64> {
     let statistics = node.command("cat", &["/proc/net/xfrm_stat"])?;
-    let line = statistics.lines().find_map(|line| line.strip_prefix("XfrmInNoPols"));
-    let count = line.and_then(|count| count.trim().parse().ok());
-    count.ok_or_else(|| Failure::new(format!("no XfrmInNoPols in: {statistics}")))
+    let counts = ["XfrmInNoPols", "XfrmInTmplMismatch"].map(|name| {
+        let line = statistics.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|count| count.trim().parse::<u64>().ok())
+    });
+    let sum = counts.into_iter().sum::<Option<u64>>();
+    sum.ok_or_else(|| Failure::new(format!("no XfrmInNoPols or XfrmInTmplMismatch in: {statistics}")))
+}
+
+/// Version and patch level of the kernel, such as (6, 12).
+fn release(node: &Node) -> Outcome<(u32, u32)> {
+    let release = node.read("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(version)), Some(Ok(patch_level))) => Ok((version, patch_level)),
+        _ => Err(Failure::new(format!("the kernel calls itself {release:?}"))),
+    }
 }
 
 /// A binding update of the guest's home address, as a program on the host sends it.

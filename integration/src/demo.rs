@@ -101,7 +101,7 @@ fn summary(lists: &[Checklist]) {
 }
 
 fn show(job: &Job, half: &Half, list: &mut Checklist) -> Outcome {
-    let mut lab = Lab::new(&job.directory.join(half.directory), job)?;
+    let mut lab = Lab::new(&job.directory.join(half.directory), job, None)?;
     let timeline = Timeline(Mutex::new(vec![lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?, lab.watch(HOME)?]));
     let stop = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {

@@ -9,10 +9,10 @@ use crate::dissect::{Layer, Packet, icmpv6};
 use crate::failure::Outcome;
 use crate::topology::cast::HOME_AGENT;
 
-/// Long enough for a slow machine, short enough to fail a test.
-pub(crate) const SOON: Duration = Duration::from_secs(5);
+/// Long enough for an emulated machine beside others; whoever waits goes on as soon as it is there.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// The first registration has duplicate address detection in it, and a binding update may have to be repeated.
-pub(crate) const FIRST_REGISTRATION: Duration = Duration::from_secs(12);
+pub(crate) const FIRST_REGISTRATION: Duration = Duration::from_secs(60);
 /// A time in which whatever could happen would have happened.
 pub(crate) const QUIET: Duration = Duration::from_millis(1500);
 
@@ -50,8 +50,8 @@ pub(crate) fn is_protected_acknowledgement(packet: &Packet, care_of: Ipv6Addr, h
                 if *home_address == Some(home) && *theirs == spi)
 }
 
-/// Waits for a readable binding update and the acknowledgement of the same sequence number with that status, in this
-/// order. Returns the sequence number and the granted lifetime in seconds.
+/// Waits for a readable binding update and an acknowledgement with that status, in this order: of the update, or of one that repeats it, for on a slow
+/// machine it may have been sent again before the answer came. Returns the acknowledged sequence number and the granted lifetime in seconds.
 pub(crate) fn registration(
     link: &mut Observer,
     care_of: Ipv6Addr,
@@ -66,14 +66,22 @@ pub(crate) fn registration(
     let acknowledged = |packet: &Packet| {
         packet.binding_acknowledgement().is_some_and(|(theirs, echoed, _)| {
             // With status 135 the acknowledgement carries the last accepted number instead (RFC 6275 §9.5.1).
-            theirs == status && (echoed == sequence || status == 135)
+            theirs == status && (echoed == sequence || follows(echoed, sequence) || status == 135)
         })
     };
     let what = format!("the binding acknowledgement of #{sequence} with status {status} for {home} at {care_of}");
     let acknowledgement = link
         .must_see(&what, timeout, |packet| is_binding_acknowledgement(packet, care_of, home) && acknowledged(packet))?;
-    let lifetime = acknowledgement.binding_acknowledgement().map(|(_, _, lifetime)| u32::from(lifetime) * 4);
-    Ok((sequence, lifetime.unwrap_or_default()))
+    let (_, echoed, lifetime) = acknowledgement.binding_acknowledgement().unwrap_or_default();
+    Ok((if status == 135 { sequence } else { echoed }, u32::from(lifetime) * 4))
+}
+
+/// Whether a host's sequence number may come after another one: it counts up by one with each transmission, and confirms a first registration that it had to
+/// repeat by an update 128 further on.
+pub(crate) fn follows(number: u16, last: u16) -> bool {
+    const CONFIRMATION: u16 = 128;
+    const TRANSMISSIONS: u16 = 8;
+    (1..=CONFIRMATION + TRANSMISSIONS).contains(&number.wrapping_sub(last))
 }
 
 /// Whether a sequence number is newer than another, modulo 2¹⁶ (RFC 6275 §9.5.1).

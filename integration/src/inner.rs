@@ -3,8 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::agent::{self, Agent};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::init;
 use crate::job::{Event, Job, LINE, ScenarioResult, Task, Verdict};
@@ -29,13 +31,15 @@ fn run(job: &Job) -> Outcome {
         Task::BenchMigration { moves, only } => bench::migration::run(job, *moves, only).into_iter().for_each(ended),
         Task::BenchMemory { program } => bench::memory::run(job, program.clone())?,
         Task::BenchPolicy(options) => bench::policy::run(job, options)?,
+        Task::Agent => agent::serve()?,
         Task::Scenarios(names) => {
+            let agent = if job.joined { Some(Arc::new(Agent::connect()?)) } else { None };
             for (index, name) in names.iter().enumerate() {
                 if lanes::begin(job, name)? {
                     tell_event(&Event::Begun(name.clone()));
                     let scenario = scenarios::named(name).ok_or_else(|| Failure::new(format!("no scenario {name}")))?;
                     tell(&format!("[{}/{}] {name}: {}", index + 1, names.len(), scenario.title()));
-                    run_scenario(job, scenario)?;
+                    run_scenario(job, scenario, agent.as_ref())?;
                 }
             }
         }
@@ -44,10 +48,10 @@ fn run(job: &Job) -> Outcome {
     Ok(())
 }
 
-fn run_scenario(job: &Job, scenario: &Scenario) -> Outcome {
+fn run_scenario(job: &Job, scenario: &Scenario, agent: Option<&Arc<Agent>>) -> Outcome {
     let started = Instant::now();
-    let verdict = match run_one(job, scenario) {
-        Verdict::TimedOut(why) if job.patient => once_more(job, scenario, &why)?,
+    let verdict = match run_one(job, scenario, agent) {
+        Verdict::TimedOut(why) if job.patient => once_more(job, scenario, agent, &why)?,
         verdict => verdict,
     };
     let (name, seconds) = (scenario.name, started.elapsed().as_secs_f64());
@@ -95,20 +99,21 @@ fn tell_what_daemons_logged(directory: &Path) {
 
 /// A second chance for what has failed for want of time: on a machine that does other things, too, it may have come a little later. What must
 /// not be seen is another matter, and fails at once. It is told and counted, and files of the first attempt are kept.
-fn once_more(job: &Job, scenario: &Scenario, why: &str) -> Outcome<Verdict> {
+fn once_more(job: &Job, scenario: &Scenario, agent: Option<&Arc<Agent>>, why: &str) -> Outcome<Verdict> {
     let directory = job.directory.join(scenario.name);
     tell_what_daemons_logged(&directory);
     why.lines().for_each(|line| println!("{LINE}    {line}"));
     println!("{LINE}    {} FAILED for want of time; ONCE MORE", scenario.name);
     std::fs::rename(&directory, job.directory.join(format!("{}.first", scenario.name)))?;
-    Ok(match run_one(job, scenario) {
+    Ok(match run_one(job, scenario, agent) {
         Verdict::Passed => Verdict::PassedLate(why.lines().next().unwrap_or_default().to_owned()),
         verdict => verdict,
     })
 }
 
-fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
-    if scenario.peer == Peer::Umip && job.mip6d.is_none() {
+fn run_one(job: &Job, scenario: &Scenario, agent: Option<&Arc<Agent>>) -> Verdict {
+    let umip = scenario.peer.umip_node();
+    if umip.is_some() && job.mip6d.is_none() {
         return Verdict::Skipped("KAGEMUSHA_MIP6D is not set".into());
     }
     if scenario.peer == Peer::Qemu && job.image.is_none() {
@@ -116,10 +121,10 @@ fn run_one(job: &Job, scenario: &Scenario) -> Verdict {
     }
     let attempt = || -> Outcome {
         let directory = job.directory.join(scenario.name);
-        if scenario.peer == Peer::Umip {
+        if umip.is_some() && agent.is_none() {
             init::load(&["ip6_tunnel", "xfrm6_tunnel"])?;
         }
-        let mut lab = Lab::new(&directory, job)?;
+        let mut lab = Lab::new(&directory, job, umip.zip(agent))?;
         let result = (scenario.run)(&lab);
         let finished = lab.finish();
         result.and(finished)?;

@@ -35,6 +35,9 @@ pub(crate) struct Job {
     /// Where lanes leave word of the scenarios that they have begun.
     #[serde(default)]
     pub(crate) begun: Option<PathBuf>,
+    /// Whether umip runs in another machine, which is joined to this one.
+    #[serde(default)]
+    pub(crate) joined: bool,
     /// Whether a scenario that fails for want of time is run once more.
     #[serde(default)]
     pub(crate) patient: bool,
@@ -58,6 +61,8 @@ pub(crate) enum Task {
     },
     /// Names of scenarios, in order.
     Scenarios(Vec<String>),
+    /// Does what a driver in another machine asks for.
+    Agent,
     /// `cargo lab bench memory`.
     BenchMemory {
         /// The daemon that is looked at.

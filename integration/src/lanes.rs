@@ -6,15 +6,18 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::failure::{Failure, Kind, Outcome, While};
 use crate::job::{Event, Job, ScenarioResult, Task, Verdict};
+use crate::kernel::image::Image;
 use crate::run::Place;
-use crate::scenarios;
 use crate::table::KernelReport;
 
 /// How many inner sides at once.
 const LANES: usize = 3;
+/// ... of those that need two machines each.
+const JOINED_LANES: usize = 2;
 /// How many machines of one kernel may die in a run.
 const DEATHS: usize = 3;
 
@@ -22,6 +25,8 @@ const DEATHS: usize = 3;
 pub(crate) struct Site {
     label: String,
     pub(crate) place: Place,
+    /// The kernel of the machine that umip has for itself.
+    pub(crate) peer: Option<Image>,
     /// Where the directories of its scenarios are in the end.
     pub(crate) directory: PathBuf,
     job: Job,
@@ -30,12 +35,24 @@ pub(crate) struct Site {
     found: Mutex<Found>,
 }
 
+/// What is to run where.
+#[derive(Clone)]
+pub(crate) struct Part {
+    /// A name for a column and a directory.
+    pub(crate) label: String,
+    pub(crate) place: Place,
+    pub(crate) peer: Option<Image>,
+    /// The scenarios.
+    pub(crate) names: Vec<String>,
+}
+
 #[derive(Default)]
 struct Found {
     release: String,
     results: Vec<ScenarioResult>,
     deaths: usize,
-    /// Inner sides that have not begun anything yet.
+    /// Inner sides that run, and those of them that have not begun anything yet.
+    running: usize,
     starting: usize,
 }
 
@@ -43,17 +60,18 @@ struct Found {
 type Inner<'a> = &'a (dyn Fn(&Site, &Job, &mut dyn FnMut(Event) -> Outcome) -> Outcome + Sync);
 
 impl Site {
-    /// `several`: there are other kernels, too, and it has a directory of its own; `core_only`: unless the user has named scenarios, only those
-    /// that are for every kernel.
-    pub(crate) fn new(job: &Job, label: &str, place: Place, several: bool, core_only: bool) -> Outcome<Self> {
-        let directory = if several { job.directory.join(label) } else { job.directory.clone() };
+    /// `several`: there are other parts, too, and it has a directory of its own.
+    pub(crate) fn new(job: &Job, part: Part, several: bool) -> Outcome<Self> {
+        let Part { label, place, peer, names } = part;
+        let directory = if several { job.directory.join(&label) } else { job.directory.clone() };
         let begun = directory.join("begun");
         fs::create_dir_all(&begun).during(|| begun.display().to_string())?;
         let mut job = Job { directory: directory.clone(), begun: Some(begun.clone()), ..job.clone() };
-        if let (Task::Scenarios(names), true, false) = (&mut job.task, core_only, job.named) {
-            names.retain(|name| scenarios::is_core(name));
+        job.joined = peer.is_some();
+        if let Task::Scenarios(all) = &mut job.task {
+            *all = names;
         }
-        Ok(Self { label: label.to_owned(), place, directory, job, begun, several, found: Mutex::default() })
+        Ok(Self { label, place, peer, directory, job, begun, several, found: Mutex::default() })
     }
 
     /// What stands in front of the lines of an inner side.
@@ -78,8 +96,10 @@ impl Site {
             Task::Scenarios(names) => names.iter().filter(|name| !self.begun.join(name).exists()).count(),
             _ => usize::from(found.results.is_empty()),
         };
-        let more = left > found.starting;
+        let lanes = if self.peer.is_some() { JOINED_LANES } else { LANES };
+        let more = left > found.starting && found.running < lanes;
         found.starting += usize::from(more);
+        found.running += usize::from(more);
         more
     }
 
@@ -104,38 +124,54 @@ impl Site {
         Ok(Job { directory, ..self.job.clone() })
     }
 
+    fn must_be_complete(&self) -> Outcome {
+        let Task::Scenarios(names) = &self.job.task else { return Ok(()) };
+        let found = self.found();
+        match names.iter().find(|name| found.results.iter().all(|result| result.name != **name)) {
+            None => Ok(()),
+            Some(missing) => Err(Failure::new(format!("{}: no machine has run {missing}", self.label))),
+        }
+    }
+
     /// What became of it, in the order of the list.
-    fn report(&self) -> Outcome<KernelReport> {
+    fn report(&self) -> KernelReport {
         let mut found = self.found();
         if let Task::Scenarios(names) = &self.job.task {
-            let missing = names.iter().find(|name| found.results.iter().all(|result| result.name != **name));
-            if let Some(missing) = missing {
-                return Err(Failure::new(format!("{}: no machine has run {missing}", self.label)));
-            }
             found.results.sort_by_key(|result| names.iter().position(|name| *name == result.name));
         }
         let (label, release) = (self.label.clone(), found.release.clone());
-        Ok(KernelReport { label, release, results: std::mem::take(&mut found.results) })
+        KernelReport { label, release, results: std::mem::take(&mut found.results) }
     }
 }
 
-/// Runs all sites, as many inner sides at once as there are lanes; `ended` is told of each scenario whose files are complete.
+/// Runs all sites, as many inner sides at once as there are lanes; `ended` is told of each scenario whose files are complete. What became of it is
+/// told also when it could not go on to its end.
 pub(crate) fn run(
     sites: &[Site],
     inner: Inner<'_>,
     ended: &(dyn Fn(&Site, &str) + Sync),
-) -> Outcome<Vec<KernelReport>> {
-    std::thread::scope(|scope| {
-        let lane = |number| scope.spawn(move || sites.iter().try_for_each(|site| work_off(site, number, inner, ended)));
+    end: Instant,
+) -> (Vec<KernelReport>, Outcome) {
+    let all = std::thread::scope(|scope| {
+        let lane =
+            |number| scope.spawn(move || sites.iter().try_for_each(|site| work_off(site, number, inner, ended, end)));
         let running: Vec<_> = (1..=LANES).map(lane).collect();
         let panicked = |_| Err(Failure::new("a thread of the lab panicked"));
-        running.into_iter().try_for_each(|lane| lane.join().unwrap_or_else(panicked))
-    })?;
-    sites.iter().map(Site::report).collect()
+        // The first failure counts; the others are waited for.
+        running.into_iter().map(|lane| lane.join().unwrap_or_else(panicked)).fold(Ok(()), Outcome::and)
+    });
+    let complete = sites.iter().try_for_each(Site::must_be_complete);
+    (sites.iter().map(Site::report).collect(), all.and(complete))
 }
 
 /// One inner side after the other, until nothing of the site is left that was not begun.
-fn work_off(site: &Site, number: usize, inner: Inner<'_>, ended: &(dyn Fn(&Site, &str) + Sync)) -> Outcome {
+fn work_off(
+    site: &Site,
+    number: usize,
+    inner: Inner<'_>,
+    ended: &(dyn Fn(&Site, &str) + Sync),
+    end: Instant,
+) -> Outcome {
     while site.takes_one_more() {
         let job = site.lane(number)?;
         let (mut current, mut worked, mut starting) = (None, false, true);
@@ -160,6 +196,7 @@ fn work_off(site: &Site, number: usize, inner: Inner<'_>, ended: &(dyn Fn(&Site,
             Ok(())
         });
         site.has_started(&mut starting);
+        site.found().running -= 1;
         let Err(failure) = result else { return Ok(()) };
         // The scenario that a machine has died of is one failure, and the others go on in a new one.
         let Some(name) = current else { return Err(failure) };
@@ -170,7 +207,7 @@ fn work_off(site: &Site, number: usize, inner: Inner<'_>, ended: &(dyn Fn(&Site,
         let mut found = site.found();
         found.results.push(ScenarioResult { name, verdict, seconds: 0.0 });
         found.deaths += 1;
-        let give_up = found.deaths >= DEATHS || !worked && found.deaths > 1;
+        let give_up = found.deaths >= DEATHS || !worked && found.deaths > 1 || Instant::now() > end;
         drop(found);
         if give_up {
             return Err(failure);

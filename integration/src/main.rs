@@ -12,8 +12,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod agent;
 mod bench;
 mod capture;
+mod child;
 mod classes;
 mod craft;
 mod demo;
@@ -31,6 +33,7 @@ mod node;
 mod oracle;
 mod outer;
 mod packages;
+mod parts;
 mod policy;
 mod prelude;
 mod probe;

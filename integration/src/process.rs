@@ -1,17 +1,19 @@
 //! Programs under test: started in a node, their log in a file, ended by their own id.
 
-use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::bench::memory::Resident;
+use crate::child::Running;
 use crate::failure::{Failure, Outcome, While, ensure, in_time};
 use crate::node::Node;
+
+/// A daemon that is told to end waits at most 8 s for others.
+const END: Duration = Duration::from_secs(60);
 
 /// A running daemon. Dropping it kills it.
 pub(crate) struct Daemon<'lab> {
@@ -20,7 +22,7 @@ pub(crate) struct Daemon<'lab> {
     before: String,
     name: String,
     log: PathBuf,
-    child: Child,
+    child: Running,
     ended: bool,
     /// Parts of ERROR lines that the scenario has brought about itself.
     expected_errors: Vec<&'static str>,
@@ -30,17 +32,16 @@ impl<'lab> Daemon<'lab> {
     /// Starts `program` in `node`; its output goes to `<directory>/<name>.log`.
     pub(crate) fn start(node: &'lab Node, name: &str, directory: &Path, mut command: Command) -> Outcome<Self> {
         let log = directory.join(format!("{name}.log"));
-        // Appending: a daemon that is started again in a scenario continues the log.
-        let file = File::options().create(true).append(true).open(&log).during(|| log.display().to_string())?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).env("NO_COLOR", "1").current_dir(directory);
+        // A daemon that is started again in a scenario continues the log.
+        command.env("NO_COLOR", "1").current_dir(directory);
         let before = traces(node)?;
-        let child = node.spawn(command)?;
+        let child = Running::start(node, command, &log)?;
         Ok(Self { node, before, name: name.to_owned(), log, child, ended: false, expected_errors: vec![] })
     }
 
     /// Everything it has logged.
     pub(crate) fn log(&self) -> String {
-        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        String::from_utf8_lossy(&self.child.log(&self.log)).into_owned()
     }
 
     /// Fails with the end of its log if it has ended by itself.
@@ -83,15 +84,14 @@ impl<'lab> Daemon<'lab> {
 
     /// Asks it to end, as an administrator would.
     pub(crate) fn signal(&self, signal: Signal) -> Outcome {
-        let pid = i32::try_from(self.child.id()).during(|| "process id".into())?;
-        kill(Pid::from_raw(pid), signal).during(|| format!("{signal} to {}", self.name))
+        self.child.signal(signal).during(|| format!("{signal} to {}", self.name))
     }
 
     /// Does several things while it is stopped, so that it cannot come in between; it learns of all of them afterwards.
     pub(crate) fn while_stopped<T>(&self, work: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
         self.signal(Signal::SIGSTOP)?;
         let status = format!("/proc/{}/status", self.child.id());
-        let done = wait_until(&format!("{} is stopped", self.name), Duration::from_secs(5), || {
+        let done = wait_until(&format!("{} is stopped", self.name), END, || {
             Ok(std::fs::read_to_string(&status).during(|| status.clone())?.contains("State:\tT"))
         })
         .and_then(|()| work());
@@ -106,7 +106,7 @@ impl<'lab> Daemon<'lab> {
         }
         self.must_run()?;
         self.signal(Signal::SIGTERM)?;
-        let status = self.wait(Duration::from_secs(15))?;
+        let status = self.wait(END)?;
         ensure(status.success(), || format!("{} ended with {status}; its log:{}", self.name, self.tail()))
     }
 
@@ -114,22 +114,21 @@ impl<'lab> Daemon<'lab> {
     pub(crate) fn terminate_anyhow(&mut self) -> Outcome {
         self.must_run()?;
         self.signal(Signal::SIGTERM)?;
-        self.wait(Duration::from_secs(15)).map(|_| ())
+        self.wait(END).map(|_| ())
     }
 
     /// SIGKILL: a crash.
     pub(crate) fn crash(&mut self) -> Outcome {
         self.signal(Signal::SIGKILL)?;
-        let status = self.wait(Duration::from_secs(5))?;
+        let status = self.wait(END)?;
         ensure(status.signal() == Some(9), || format!("{} ended with {status}", self.name))
     }
 
     /// Starts it again after it has ended, with the same log; what it must not leave behind is what the first one found.
     pub(crate) fn start_again(&mut self, mut command: Command) -> Outcome {
         ensure(self.ended, || format!("{} still runs", self.name))?;
-        let file = File::options().append(true).open(&self.log).during(|| self.log.display().to_string())?;
-        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).env("NO_COLOR", "1");
-        self.child = self.node.spawn(command)?;
+        command.env("NO_COLOR", "1");
+        self.child = Running::start(self.node, command, &self.log)?;
         self.ended = false;
         Ok(())
     }
@@ -175,9 +174,7 @@ impl<'lab> Daemon<'lab> {
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            // It is ours and may have ended meanwhile; either way it is gone afterwards.
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            self.child.end();
         }
     }
 }

@@ -13,22 +13,28 @@ use crate::job::{Event, Job, ScenarioResult, Task, Verdict};
 use crate::kernel::accelerator::Accelerator;
 use crate::kernel::choice::Choice;
 use crate::kernel::image::Image;
+use crate::kernel::joined::Joined;
 use crate::kernel::last_words::last_words;
 use crate::kernel::machine::{Boot, CONSOLE, CPUS, Machine};
-use crate::lanes::{self, Site};
+use crate::lanes::{self, Part, Site};
 use crate::migration::image;
 use crate::oracle::{Opinion, Oracle};
 use crate::outer::{boots, cargo};
+use crate::parts::{self, Wish};
 use crate::scenario::Peer;
-use crate::table::{KernelReport, TSHARK};
+use crate::table::{self, KernelReport, TSHARK};
 use crate::{packages, probe, scenarios};
 
 /// Options of the commands that run something.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
-    /// The kernel to run on: running, 6.1, 6.12, newest, all, a Debian package (linux-image-…) or a file.
-    #[arg(long, default_value = "6.12")]
-    kernel: Choice,
+    /// The kernel to run on: running, 6.1, 6.12, newest, all, a Debian package (linux-image-…) or a file. Without it 6.12; scenarios with umip,
+    /// when they are named, on all that people may have.
+    #[arg(long)]
+    pub(crate) kernel: Option<Choice>,
+    /// The kernel of umip, in a machine of its own: 6.1, as people have it, or another one; "same" is the other side's own.
+    #[arg(long, default_value = "6.1")]
+    pub(crate) umip_kernel: String,
     /// End everything after so many seconds.
     #[arg(long, default_value_t = 3000)]
     timeout: u64,
@@ -39,7 +45,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { kernel: Choice::default(), timeout: 3000, append: String::new() }
+        Self { kernel: None, umip_kernel: "6.1".into(), timeout: 3000, append: String::new() }
     }
 }
 
@@ -61,8 +67,7 @@ pub(crate) struct Run {
     /// The lab itself, by the name it had before the build, which may have put another file there.
     program: PathBuf,
     accelerator: Accelerator,
-    /// A label, and where.
-    places: Vec<(String, Place)>,
+    parts: Vec<Part>,
 }
 
 /// What every run needs.
@@ -90,15 +95,10 @@ impl Run {
         ensure(["/run", "/var/lib", "/dev"].iter().all(|used| !target.starts_with(used)), || {
             format!("{}: the lab empties /run, /var/lib and /dev for its nodes; build somewhere else", target.display())
         })?;
-        let choices = options.kernel.each();
-        if let Choice::File(path) = &options.kernel {
-            // Before anything that takes long.
-            ensure(path.is_file(), || {
-                format!("--kernel {}: there is no such file; 6.1, 6.12 and newest are downloaded", path.display())
-            })?;
-        }
+        let mip6d = mip6d()?;
+        let wishes = parts::wishes(&task, named, options, mip6d.is_some())?;
         let mut needs = BASE.to_vec();
-        if choices.iter().any(boots) {
+        if wishes.iter().any(|wish| boots(&wish.kernel)) {
             ensure(cfg!(target_arch = "x86_64"), || {
                 "the lab's machines are for x86-64; elsewhere use --kernel running".into()
             })?;
@@ -107,13 +107,15 @@ impl Run {
         if let Err(code) = packages::provide(&needs)? {
             return Ok(Err(code));
         }
+        ensure(nix::unistd::geteuid().is_root(), || {
+            "it makes network namespaces and machines, and needs root: sudo --preserve-env=PATH,HOME cargo lab …".into()
+        })?;
         build(&bin)?;
         let lab = target.join("lab");
         let cache = lab.join("kernels");
         fs::create_dir_all(&cache).during(|| format!("{} cannot be made", cache.display()))?;
-        let places = choices.iter().map(|choice| Ok((choice.label(), place(choice, &cache)?)));
-        let places: Vec<(String, Place)> = places.collect::<Outcome<_>>()?;
-        let accelerator = match places.iter().find_map(|(_, place)| place.image()) {
+        let parts = wishes.into_iter().map(|wish| part(wish, &cache)).collect::<Outcome<Vec<Part>>>()?;
+        let accelerator = match parts.iter().find_map(|part| part.place.image()) {
             Some(image) => Accelerator::find(image, &program, &cache)?,
             None => Accelerator::Tcg,
         };
@@ -125,19 +127,17 @@ impl Run {
             false => None,
         };
         let directory = new_run_directory(&lab)?;
-        let (kagemusha, mip6d, environment) = (bin.join("kagemusha"), mip6d()?, environment());
-        let patient = !named;
-        let job = Job { directory, kagemusha, mip6d, image, named, begun: None, patient, environment, task };
-        Ok(Ok(Self { job, program, accelerator, places }))
+        let (kagemusha, environment, patient) = (bin.join("kagemusha"), environment(), !named);
+        let (begun, joined) = (None, false);
+        let job = Job { directory, kagemusha, mip6d, image, named, begun, joined, patient, environment, task };
+        Ok(Ok(Self { job, program, accelerator, parts }))
     }
 
     /// Runs the job on every kernel, shows what it tells, and adds what tshark thinks of the captures.
     pub(crate) fn execute(&self, options: &Options) -> Outcome<Vec<KernelReport>> {
         println!("Everything of this run is kept in {}", self.job.directory.display());
         let oracle = Oracle::start();
-        let sites = self.places.iter().enumerate().map(|(number, (label, place))| {
-            Site::new(&self.job, label, place.clone(), self.places.len() > 1, number > 0)
-        });
+        let sites = self.parts.iter().map(|part| Site::new(&self.job, part.clone(), self.parts.len() > 1));
         let sites = sites.collect::<Outcome<Vec<Site>>>()?;
         let ended = |site: &Site, name: &str| {
             if scenarios::named(name).is_none_or(|scenario| scenario.well_formed) {
@@ -145,8 +145,14 @@ impl Run {
             }
         };
         let end = Instant::now() + Duration::from_secs(options.timeout);
-        let reports = lanes::run(&sites, &|site, lane, heard| self.inner(site, lane, options, end, heard), &ended);
-        let mut reports = reports?;
+        let inner = |site: &Site, lane: &Job, heard: &mut dyn FnMut(Event) -> Outcome| {
+            self.inner(site, lane, options, end, heard)
+        };
+        let (mut reports, all) = lanes::run(&sites, &inner, &ended, end);
+        if all.is_err() && reports.iter().any(|report| !report.results.is_empty()) {
+            table::show(&reports);
+        }
+        all?;
         if let Some(first) = reports.first_mut() {
             conclude(oracle, first);
         }
@@ -156,10 +162,37 @@ impl Run {
     /// A job without results, whose inner side shows what there is to show.
     pub(crate) fn execute_alone(&self, options: &Options) -> Outcome {
         println!("Everything of this run is kept in {}", self.job.directory.display());
-        let (label, place) = self.places.first().ok_or_else(|| Failure::new("there is no kernel to run on"))?;
-        let site = Site::new(&self.job, label, place.clone(), false, false)?;
+        let part = self.parts.first().ok_or_else(|| Failure::new("there is no kernel to run on"))?;
+        let site = Site::new(&self.job, part.clone(), false)?;
         let end = Instant::now() + Duration::from_secs(options.timeout);
         self.inner(&site, &self.job, options, end, &mut |_| Ok(()))
+    }
+
+    /// The machine that umip has for itself, with its agent.
+    fn other_machine(&self, image: &Image, job: &Job) -> Outcome<(Joined, Machine)> {
+        let directory = job.directory.join("umip");
+        fs::create_dir_all(&directory).during(|| directory.display().to_string())?;
+        let job = Job { directory, task: Task::Agent, ..job.clone() };
+        job.write()?;
+        let joined = Joined::new()?;
+        let mut machine = Machine::boot(&Boot {
+            image,
+            accelerator: self.accelerator,
+            lab: &self.program,
+            run: &job.directory,
+            logs: &job.directory,
+            devices: &joined.there(),
+            append: "",
+        })?;
+        joined.wait()?;
+        let (mut output, mut error) = machine.streams()?;
+        let log = job.directory.join("lab.log");
+        let mut log = fs::File::create(&log).during(|| log.display().to_string())?;
+        let mut errors = log.try_clone()?;
+        // What it says is for who looks for the reason of a failure; it must not stand still because nobody reads.
+        std::thread::spawn(move || std::io::copy(&mut output, &mut log));
+        std::thread::spawn(move || std::io::copy(&mut error, &mut errors));
+        Ok((joined, machine))
     }
 
     /// One inner side, to the end of its job; a failure if it has not come there.
@@ -211,14 +244,23 @@ impl Run {
             }
             Place::Machine(image) => {
                 let name = self.accelerator.name();
-                println!("{prefix}Booting Linux {} in QEMU ({name}, {CPUS} CPUs)", image.release);
+                let joined = match &site.peer {
+                    Some(peer) => Some(self.other_machine(peer, job)?),
+                    None => None,
+                };
+                let beside = site.peer.as_ref().map(|peer| format!(", umip on Linux {} beside it", peer.release));
+                println!(
+                    "{prefix}Booting Linux {} in QEMU ({name}, {CPUS} CPUs){}",
+                    image.release,
+                    beside.unwrap_or_default()
+                );
                 let mut machine = Machine::boot(&Boot {
                     image,
                     accelerator: self.accelerator,
                     lab: &self.program,
                     run: &job.directory,
                     logs: &job.directory,
-                    devices: &[],
+                    devices: &joined.as_ref().map(|(joined, _)| joined.here()).unwrap_or_default(),
                     append: &options.append,
                 })?;
                 let (output, error) = machine.streams()?;
@@ -255,15 +297,22 @@ impl Place {
     }
 }
 
-fn place(choice: &Choice, cache: &Path) -> Outcome<Place> {
-    if boots(choice) {
-        return Ok(Place::Machine(Image::provide(choice, cache)?));
-    }
-    let missing = probe::missing().during(|| "the running kernel cannot be used".into())?;
-    ensure(missing.is_empty(), || {
-        format!("the running kernel lacks {}; without --kernel running the lab boots one in QEMU", missing.join(", "))
-    })?;
-    Ok(Place::Here)
+/// Provides the kernels of a wish.
+fn part(wish: Wish, cache: &Path) -> Outcome<Part> {
+    let place = if boots(&wish.kernel) {
+        Place::Machine(Image::provide(&wish.kernel, cache)?)
+    } else {
+        let missing = probe::missing().during(|| "the running kernel cannot be used".into())?;
+        ensure(missing.is_empty(), || {
+            format!(
+                "the running kernel lacks {}; without --kernel running the lab boots one in QEMU",
+                missing.join(", ")
+            )
+        })?;
+        Place::Here
+    };
+    let peer = wish.umip.as_ref().map(|choice| Image::provide(choice, cache)).transpose()?;
+    Ok(Part { label: wish.label(), place, peer, names: wish.names })
 }
 
 /// Its guest in QEMU makes a scenario slow: it has to be asked for.

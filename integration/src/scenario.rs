@@ -3,8 +3,10 @@
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::agent::Agent;
 use crate::capture::{Capture, Observer};
 use crate::dissect::Layer;
 use crate::expect::{self, SOON};
@@ -31,10 +33,23 @@ pub(crate) struct Scenario {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     None,
-    /// umip's `mip6d`.
-    Umip,
+    /// umip's `mip6d` as home agent, in the node `ha`.
+    UmipHomeAgent,
+    /// umip's `mip6d` as mobile node, in the node `host`.
+    UmipMobileNode,
     /// A guest in QEMU, which takes minutes.
     Qemu,
+}
+
+impl Peer {
+    /// The node that umip runs in.
+    pub(crate) fn umip_node(self) -> Option<&'static str> {
+        match self {
+            Self::UmipHomeAgent => Some("ha"),
+            Self::UmipMobileNode => Some("host"),
+            Self::None | Self::Qemu => None,
+        }
+    }
 }
 
 impl Scenario {
@@ -58,10 +73,11 @@ pub(crate) struct Lab {
 
 impl Lab {
     /// The lab of one scenario or bench in `directory`.
-    pub(crate) fn new(directory: &Path, job: &Job) -> Outcome<Self> {
+    /// A node of the name may be in another machine.
+    pub(crate) fn new(directory: &Path, job: &Job, away: Option<(&str, &Arc<Agent>)>) -> Outcome<Self> {
         let started = Instant::now();
         std::fs::create_dir_all(directory).during(|| directory.display().to_string())?;
-        let net = Topology::build(directory, job.gather())?;
+        let net = Topology::build(directory, job.gather(), away)?;
         Ok(Self {
             net,
             directory: directory.to_owned(),
@@ -176,8 +192,8 @@ impl Lab {
 
     /// One echo request from `node` to `destination` that must be answered.
     pub(crate) fn ping(&self, node: &Node, destination: Ipv6Addr) -> Outcome {
-        let answered = ping_once(node, destination, Duration::from_secs(3))?;
-        in_time(answered, || format!("{}: no echo reply from {destination} within 3 s", node.name()))
+        let answered = ping_once(node, destination, ANSWER)?;
+        in_time(answered, || format!("{}: no echo reply from {destination}", node.name()))
     }
 
     /// Echo requests from `node` to `destination` until one is answered.
@@ -212,6 +228,9 @@ impl Lab {
         self.net.stop_captures()
     }
 }
+
+/// One echo request is answered in this time, also by an emulated machine beside others.
+const ANSWER: Duration = Duration::from_secs(15);
 
 fn ping_once(node: &Node, destination: Ipv6Addr, wait: Duration) -> Outcome<bool> {
     let (wait, destination) = (wait.as_secs().to_string(), destination.to_string());

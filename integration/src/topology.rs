@@ -19,8 +19,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::agent::{Agent, CARDS, give_back, move_card};
 use crate::capture::{Capture, Gather};
 use crate::failure::{Failure, Outcome, While};
 use crate::node::Node;
@@ -82,7 +84,12 @@ pub(crate) struct Topology {
 
 impl Topology {
     /// Builds it all, the guest on `host` and `host` on the first foreign link, and captures every link into `directory`.
-    pub(crate) fn build(directory: &Path, gather: Gather) -> Outcome<Self> {
+    /// A node named `away` is in another machine.
+    pub(crate) fn build(directory: &Path, gather: Gather, away: Option<(&str, &Arc<Agent>)>) -> Outcome<Self> {
+        let node = |name: &str| match away {
+            Some((other, agent)) if other == name => node(name, Some(agent)),
+            _ => node(name, None),
+        };
         let wires = Node::new("wires")?;
         wires.sysctl("conf/default/disable_ipv6", "1")?;
         let mut batch = String::new();
@@ -137,21 +144,34 @@ impl Topology {
             (&self.guest, "eth0", Some(SEGMENT)),
             (&self.guest2, "eth0", Some(SEGMENT2)),
         ];
+        // A host in another machine has no guests.
+        let laid = |(node, interface, _): &(&Node, &str, Option<Link>)| {
+            node.agent().is_none() || CARDS.iter().any(|card| card.name == *interface)
+        };
+        let cables: Vec<_> = cables.into_iter().filter(laid).collect();
         self.lay_cables(&cables)
     }
 
     fn lay_cables(&self, cables: &[(&Node, &str, Option<Link>)]) -> Outcome {
         let mut batch = String::new();
         for &(node, interface, link) in cables {
-            let (port, namespace) = (port(node, interface), node.namespace_path());
-            let _ = writeln!(batch, "link add {port} type veth peer name {interface} netns {}", namespace.display());
+            let port = port(node, interface);
+            if node.agent().is_some() {
+                let card = CARDS.iter().find(|card| card.name == interface);
+                let card = card.ok_or_else(|| Failure::new(format!("no card joins {interface} of {}", node.name())))?;
+                move_card(card.here, &self.wires, &port)?;
+            } else {
+                let namespace = node.namespace_path()?;
+                let _ =
+                    writeln!(batch, "link add {port} type veth peer name {interface} netns {}", namespace.display());
+            }
             let _ = match link {
                 Some(link) => writeln!(batch, "link set {port} master {link} up"),
                 None => writeln!(batch, "link set {port} up"),
             };
         }
         self.wires.ip(&batch)?;
-        for &(node, interface, _) in cables {
+        for &(node, interface, _) in cables.iter().filter(|(node, ..)| node.agent().is_none()) {
             let (name, at) = (interface.to_owned(), || format!("{} {interface}", node.name()));
             node.run(move || sys::complete_checksums(&name))?.during(at)?;
         }
@@ -163,6 +183,9 @@ impl Topology {
             node.sysctl("conf/all/forwarding", "1")?;
         }
         for (host, ports) in [(&self.host, &["vm1", "vm2"][..]), (&self.host2, &["vm1"][..])] {
+            if host.agent().is_some() {
+                continue;
+            }
             // A host has no address of its own among its guests.
             ports.iter().try_for_each(|port| host.sysctl(&format!("conf/{port}/disable_ipv6"), "1"))?;
         }
@@ -189,10 +212,14 @@ impl Topology {
             &["eth0"],
             &["eth0 2001:db8:3000::3"],
             "2001:db8:3000::1",
-            &format!("{bridge}\nlink set vm2 master br-home up"),
+            &if self.host.agent().is_none() {
+                format!("{bridge}\nlink set vm2 master br-home up")
+            } else {
+                String::new()
+            },
         )?;
         configure(&self.host2, &["eth0"], &["eth0 2001:db8:4000::4"], "2001:db8:4000::1", bridge)?;
-        for host in [&self.host, &self.host2] {
+        for host in [&self.host, &self.host2].into_iter().filter(|host| host.agent().is_none()) {
             host.sysctl("conf/br-home/disable_ipv6", "1")?;
             host.ip("link set br-home up")?;
         }
@@ -208,7 +235,7 @@ impl Topology {
 
     /// One more node, not connected yet.
     pub(crate) fn new_node(&self, name: &str) -> Outcome<Node> {
-        node(name)
+        node(name, None)
     }
 
     /// One more cable, from `interface` of `node` to a link or, for now, to nowhere.
@@ -292,9 +319,19 @@ impl Topology {
     }
 }
 
+impl Drop for Topology {
+    fn drop(&mut self) {
+        let away = [&self.ha, &self.host].into_iter().filter(|node| node.agent().is_some());
+        away.for_each(|node| CARDS.iter().for_each(|card| give_back(&self.wires, &port(node, card.name))));
+    }
+}
+
 /// A node with what the lab sets for its kind.
-fn node(name: &str) -> Outcome<Node> {
-    let node = Node::new(name)?;
+fn node(name: &str, away: Option<&Arc<Agent>>) -> Outcome<Node> {
+    let node = match away {
+        Some(agent) => Node::away(name, agent)?,
+        None => Node::new(name)?,
+    };
     for scope in ["all", "default"] {
         node.sysctl(&format!("conf/{scope}/accept_dad"), "0")?;
     }

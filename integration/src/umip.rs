@@ -66,15 +66,14 @@ impl Radvd<'_> {
     }
 }
 
-/// Starts it as home agent on the home link and waits until it listens.
-pub(crate) fn start_home_agent(lab: &Lab, protection: Protection) -> Outcome<Umip<'_>> {
-    if protection == Protection::Esp {
-        add_associations(lab, &lab.net.ha)?;
-    }
-    home_agent(lab, protection.lines(), protection == Protection::Esp)
+/// Starts it as home agent on the home link, with nothing but what `kagemusha policy export` writes for this policy of the host, and waits
+/// until it listens.
+pub(crate) fn start_home_agent<'lab>(lab: &'lab Lab, policy: &str) -> Outcome<Umip<'lab>> {
+    let file = lab.policy("exported.toml", policy)?;
+    start_home_agent_from_export(lab, &file)
 }
 
-/// The same with what `kagemusha policy export` writes for the policy of the host.
+/// The same for a file.
 pub(crate) fn start_home_agent_from_export<'lab>(lab: &'lab Lab, policy: &Path) -> Outcome<Umip<'lab>> {
     let export = |to: &[&str]| -> Outcome<String> {
         let mut command = Command::new(&lab.kagemusha);
@@ -83,14 +82,16 @@ pub(crate) fn start_home_agent_from_export<'lab>(lab: &'lab Lab, policy: &Path) 
         ensure(output.status.success(), || String::from_utf8_lossy(&output.stderr).into_owned())?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let script = write(lab, "sa.sh", &export(&["--to", "ip-xfrm", "--with-keys"])?)?;
+    let script = write(lab, "exported.sh", &export(&["--to", "ip-xfrm", "--with-keys"])?)?;
     let script = script.display().to_string();
-    lab.net.ha.command("sh", &[&script]).map_err(|_| Failure::new("the exported security associations do not load"))?;
-    home_agent(lab, &export(&["--to", "mip6d"])?, true)
+    let loaded = lab.net.ha.command("sh", &[&script]);
+    loaded.map_err(|_| Failure::new("the exported security associations and policies do not load"))?;
+    home_agent(lab, &export(&["--to", "mip6d"])?)
 }
 
-fn home_agent<'lab>(lab: &'lab Lab, protection: &str, protected: bool) -> Outcome<Umip<'lab>> {
+fn home_agent<'lab>(lab: &'lab Lab, protection: &str) -> Outcome<Umip<'lab>> {
     let ha = &lab.net.ha;
+    let protected = protection.contains("UseMnHaIPsec enabled;");
     for scope in ["all", "eth0"] {
         ha.sysctl(&format!("conf/{scope}/proxy_ndp"), "1")?;
     }
@@ -101,7 +102,8 @@ fn home_agent<'lab>(lab: &'lab Lab, protection: &str, protected: bool) -> Outcom
         mip6d.must_run()?;
         let listens = ha.read("/proc/thread-self/net/raw6")?.contains(":0087 ");
         let policies = ha.command("ip", &["xfrm", "policy"])?;
-        Ok(listens && (!protected || policies.contains("proto esp reqid")))
+        // Of this priority are its own for registrations.
+        Ok(listens && (!protected || policies.contains("dir out priority 2 ")))
     })?;
     // It learns its own home link from an advertisement, and answers with status 132 before.
     lab.watch(HOME)?.must_see("a router advertisement of the home agent", Duration::from_secs(10), |packet| {

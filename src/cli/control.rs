@@ -264,6 +264,9 @@ fn describe_guest(text: &mut String, guest: &Guest) {
     if let Some(sequence) = guest.sequence {
         let _ = writeln!(text, "  binding update   sequence number {sequence}");
     }
+    if let Some(hint) = &guest.unanswered {
+        let _ = writeln!(text, "  unanswered       {hint}");
+    }
     if let Some(status) = &guest.refused {
         let _ = writeln!(text, "  refused          {status}");
     }
@@ -321,6 +324,7 @@ mod tests {
             care_of: Some("2001:db8:3000::3".parse().unwrap()),
             expires_in: Some(571.2),
             sequence: Some(9),
+            unanswered: Some("no answer: XfrmInPolBlock +2".to_owned()),
             next: Some(Next { within: 3.25, what: "retransmit the refresh".to_owned() }),
             associations: vec![Association {
                 direction: "out".to_owned(),
@@ -359,6 +363,7 @@ mod tests {
         vm1 2001:db8:2000::10: bound (refreshing)
           care-of address  2001:db8:3000::3, bound for 571 s
           binding update   sequence number 9
+          unanswered       no answer: XfrmInPolBlock +2
           next             retransmit the refresh in 3.2 s
           SA out           spi 0x3e8 reqid 1, aes-cbc, hmac-sha256-128, NOT IN THE KERNEL
                      1  tunnel: not carried: not bound

@@ -43,11 +43,14 @@ struct RunArguments {
 enum Command {
     /// Run the home-agent role: accept registrations and tunnel for the guests that are away
     HomeAgent(RunArguments),
-    /// Tell, without changing anything, whether this machine can run Kagemusha
+    /// Try, without changing anything, whether this machine can run Kagemusha: packets are sent in network namespaces of its own
     Check {
         /// Also check this policy file and that its algorithms are there
         #[arg(long, value_name = "FILE")]
         ipsec: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show guests, bindings, security associations and counters of the running daemon
     Status(control::Shown),
@@ -87,7 +90,9 @@ pub fn main() -> ExitCode {
     match arguments.command {
         None => run(arguments.run, daemon::Role::MobileNode),
         Some(Command::HomeAgent(run_arguments)) => run(run_arguments, daemon::Role::HomeAgent),
-        Some(Command::Check { ipsec }) => daemon::check::run(ipsec.as_deref()),
+        Some(Command::Check { ipsec, json }) => {
+            daemon::check::run(ipsec.as_deref(), json).unwrap_or_else(|error| policy::tell_policy_error(&error))
+        }
         Some(Command::Status(shown)) => control::status(&shown),
         Some(Command::Watch(shown)) => control::watch(&shown),
         Some(Command::Reload(daemon)) => control::command(&daemon, &Request::Reload),

@@ -1,107 +1,89 @@
 //! `kagemusha check`: whether this machine can run it, and how to get what is missing.
 //!
-//! Nothing is changed: kernel features are tried in a network namespace that goes away with the thread that made it. Trying may
+//! Nothing is changed: kernel features are tried, and packets sent, in network namespaces that go away with the threads that made them. Trying may
 //! make the kernel load its modules, as running would.
 
+mod carriage;
+mod ends;
+mod exchange;
 mod host;
+mod packets;
+mod probe_data;
+mod probe_signaling;
+mod probe_tunnel;
+mod sample;
+mod stage;
 mod trial;
+mod verdict;
 
-use std::fmt;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
 pub(super) use host::missing_capabilities;
 
-use super::keys;
+use super::keys::{self, PolicyFileError};
+use super::{clock, tap};
 use crate::policy::{self, Policy, Role};
+use sample::Samples;
+use verdict::{Finding, Report, Tried};
 
-/// How a thing stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Ok,
-    Warning,
-    Missing,
-}
-
-/// One line of the report.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Finding {
-    outcome: Outcome,
-    subject: String,
-    /// Why, and what to do; empty when all is well.
-    remedy: String,
-}
-
-impl Finding {
-    fn ok(subject: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Ok, subject: subject.into(), remedy: String::new() }
-    }
-
-    fn missing(subject: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Missing, subject: subject.into(), remedy: remedy.into() }
-    }
-
-    fn warning(subject: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Warning, subject: subject.into(), remedy: remedy.into() }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let outcome = match self.outcome {
-            Outcome::Ok => "ok",
-            Outcome::Warning => "warning",
-            Outcome::Missing => "MISSING",
-        };
-        write!(f, "{outcome:<8} {}", self.subject)?;
-        if self.remedy.is_empty() { Ok(()) } else { write!(f, ": {}", self.remedy.trim_end()) }
-    }
-}
-
-/// Examines this machine, with `policy` its algorithms and interfaces too, and prints a line for each thing.
-/// The exit code is 0 when nothing is missing, otherwise 1.
-pub fn run(policy: Option<&Path>) -> ExitCode {
-    let mut findings = vec![];
-    let policy = policy.and_then(|file| load(file, &mut findings));
+/// Examines this machine, with `policy` its algorithms and interfaces too, and prints what was found: a line for each thing, or one JSON
+/// document. The exit code is 0 when nothing is missing, 1 when something is or nothing could be tried.
+///
+/// # Errors
+/// The policy file is wrong, and nothing was tried: the exit code is [`super::EXIT_BAD_INPUT`]. The JSON document is printed.
+pub fn run(policy: Option<&Path>, json: bool) -> Result<ExitCode, PolicyFileError> {
+    let kernel = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
+    let kernel = kernel.unwrap_or_default();
+    let (policy, mut findings) = match policy.map(|file| (file, load(file))) {
+        None => (None, vec![]),
+        Some((file, Ok(policy))) => {
+            let findings = about(file, &policy);
+            (Some(policy), findings)
+        }
+        Some((file, Err(error))) => {
+            let finding = Finding::missing(subject(file), error.to_string());
+            let report = Report::of_bad_policy(Role::MobileNode, kernel, finding);
+            if json {
+                print(&report, true);
+            }
+            return Err(error);
+        }
+    };
     let role = policy.as_ref().map_or(Role::MobileNode, |policy| policy.role);
     findings.extend(host::findings(role, policy.as_ref()));
-    findings.extend(trial::findings(policy.as_ref()));
-    let missing = findings.iter().filter(|finding| finding.outcome == Outcome::Missing).count();
-    let mut text: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
-    text.push_str(&match missing {
-        0 => format!("This machine can run the {role} role.\n"),
-        1 => format!("One thing is missing to run the {role} role.\n"),
-        n => format!("{n} things are missing to run the {role} role.\n"),
-    });
-    let written = std::io::stdout().write_all(text.as_bytes());
-    if missing == 0 && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let samples = Samples::of(policy.as_ref());
+    let begin = clock::now();
+    let mut trials = trial::run(&samples);
+    let patience = stage::patience(clock::now().saturating_duration_since(begin));
+    findings.append(&mut trials.findings);
+    let (found, registration) = probe_signaling::run(&samples, &trials, patience);
+    findings.extend(found);
+    let (found, tried) = probe_data::run(role, tap::forwards().unwrap_or(false), patience);
+    findings.extend(found);
+    let report = Report::new(role, kernel, findings, Tried { registration, ..tried });
+    let printed = print(&report, json);
+    Ok(if printed { report.exit_code() } else { ExitCode::FAILURE })
 }
 
-fn load(file: &Path, findings: &mut Vec<Finding>) -> Option<Policy> {
-    let subject = format!("policy file {}", file.display());
-    let loaded = keys::read_policy_text(file).and_then(|text| keys::load_policy(policy::role_of(&text), file));
-    match loaded {
-        Ok(policy) => {
-            let plural = if policy.guests.len() == 1 { "" } else { "s" };
-            findings.push(Finding::ok(format!("{subject} ({}, {} guest{plural})", policy.role, policy.guests.len())));
-            findings.extend(policy.warnings.iter().map(|warning| Finding::warning("policy", warning.to_string())));
-            Some(policy)
-        }
-        Err(error) => {
-            findings.push(Finding::missing(subject, format!("\n{error}")));
-            None
-        }
-    }
+fn print(report: &Report, json: bool) -> bool {
+    let text = if json { serde_json::to_string(report).map(|text| text + "\n") } else { Ok(report.to_string()) };
+    text.is_ok_and(|text| std::io::stdout().write_all(text.as_bytes()).is_ok())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn subject(file: &Path) -> String {
+    format!("policy file {}", file.display())
+}
 
-    #[test]
-    fn lines_say_what_and_how() {
-        let lines = [Finding::ok("a"), Finding::warning("b", "c\n"), Finding::missing("d", "e")];
-        assert_eq!(lines.map(|line| line.to_string()), ["ok       a", "warning  b: c", "MISSING  d: e"]);
-    }
+fn load(file: &Path) -> Result<Policy, PolicyFileError> {
+    let text = keys::read_policy_text(file)?;
+    keys::load_policy(policy::role_of(&text), file)
+}
+
+fn about(file: &Path, policy: &Policy) -> Vec<Finding> {
+    let plural = if policy.guests.len() == 1 { "" } else { "s" };
+    let about = format!("{} ({}, {} guest{plural})", subject(file), policy.role, policy.guests.len());
+    let warnings = policy.warnings.iter().map(|warning| Finding::warning("policy", warning.to_string()));
+    std::iter::once(Finding::ok(about)).chain(warnings).collect()
 }

@@ -7,6 +7,7 @@ mod perform;
 mod publish;
 mod reload;
 mod status;
+mod unanswered;
 mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +49,7 @@ use crate::tunnel::Carrier;
 use crate::vocabulary::{Generation, GuestId};
 use home::AtHome;
 use publish::{network, packet_path};
+use unanswered::Unanswered;
 use uplink::Unfit;
 
 /// Places in the queue to the event loop: more than all ports together have. Empty ones take no room.
@@ -97,6 +99,8 @@ struct Runner {
     asked: Vec<(GuestId, Generation)>,
     /// When each guest was seen or told to be here, until it is registered.
     arrivals: BTreeMap<GuestId, Instant>,
+    /// Binding updates without an answer.
+    unanswered: Unanswered,
     /// Guests whose next binding update would have to wait for the disk.
     unreserved: BTreeSet<GuestId>,
     /// Guests that a changed policy does not have any more, while they are de-registered.
@@ -205,6 +209,7 @@ impl Runner {
             unfit: None,
             asked: Vec::new(),
             arrivals: BTreeMap::new(),
+            unanswered: Unanswered::default(),
             unreserved: BTreeSet::new(),
             removing: BTreeSet::new(),
             attention: Attention::new(clock::now()),

@@ -38,6 +38,7 @@ pub mod sequences;
 pub mod shared;
 pub mod signals;
 pub mod source;
+pub mod statistics;
 pub mod store;
 pub mod sys;
 pub mod tap;

@@ -31,6 +31,8 @@ pub enum Filter {
     Type2RoutingHeader,
     /// Ethernet frames whose IPv6 packet holds ESP or a mobility header and nothing in front of it.
     MobilityFrames,
+    /// All Ethernet frames with IPv6.
+    Everything,
     /// Nothing: for sockets that only send frames.
     Nothing,
 }
@@ -65,13 +67,14 @@ impl Filter {
                 (RETURN, 0, 0, WHOLE_PACKET),
                 (RETURN, 0, 0, 0),
             ],
+            Self::Everything => &[(RETURN, 0, 0, WHOLE_PACKET)],
             Self::Nothing => &[(RETURN, 0, 0, 0)],
         }
     }
 
     fn socket_type(self) -> Type {
         match self {
-            Self::NeighborDiscovery | Self::MobilityFrames | Self::Nothing => Type::RAW,
+            Self::NeighborDiscovery | Self::MobilityFrames | Self::Everything | Self::Nothing => Type::RAW,
             Self::Type2RoutingHeader => Type::DGRAM,
         }
     }
@@ -164,7 +167,7 @@ mod tests {
             let mut frame = [0; 86];
             frame[20] = next_header;
             assert_eq!(passes(Filter::MobilityFrames, &frame), expected, "{next_header}");
-            assert!(!passes(Filter::Nothing, &frame));
+            assert!(passes(Filter::Everything, &frame) && !passes(Filter::Nothing, &frame));
         }
     }
 

@@ -7,6 +7,7 @@ pub mod key;
 pub mod security_association;
 pub mod security_policy;
 pub mod selector;
+pub mod statistics;
 
 pub use algorithm::{Encryption, Integrity, Standing};
 pub use class::{Class, Toward};
@@ -18,3 +19,4 @@ pub use security_policy::{
     Action, Direction, EspMode, Level, Mode, PolicyKey, SecurityPolicy, Template, TemplateProtocol,
 };
 pub use selector::{Selector, UpperLayer};
+pub use statistics::{Rise, Statistics};

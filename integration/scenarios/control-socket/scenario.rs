@@ -128,7 +128,7 @@ fn sequences(lab: &Lab) -> Outcome {
     std::fs::write(&file, value.to_string()).during(|| path.clone())?;
     let mut foreign = lab.watch(FOREIGN)?;
     lab.command(host, &["sa", "import", &path])?;
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(12))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     let status = lab.command(host, &["status", "--json"])?;
     ensure(status.contains(&format!("\"sequence\":{}", number + 5_001)), || format!("not gone on: {status}"))
 }
@@ -175,7 +175,7 @@ fn bad_company(lab: &Lab) -> Outcome {
             }
         }
     })?;
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(12))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.ping(&net.cn, GUEST)?;
     lab.wait_for_status(&net.host, "vm1 2001:db8:2000::10: bound", SOON)?;
     drop(clients);

@@ -20,7 +20,9 @@ fn run(lab: &Lab) -> Outcome {
         is_binding_update(packet, CARE_OF, GUEST) && packet.binding_update().is_some_and(|(_, lifetime)| lifetime == 0)
     })?;
     let number = update.binding_update().map(|(number, _)| number);
-    ensure(number == Some(sequence.wrapping_add(1)), || format!("sequence number {number:?} follows {sequence}"))?;
+    ensure(number.is_some_and(|number| follows(number, sequence)), || {
+        format!("sequence number {number:?} follows {sequence}")
+    })?;
     foreign.must_see("its acknowledgement", SOON, |packet| {
         is_binding_acknowledgement(packet, CARE_OF, GUEST)
             && packet.binding_acknowledgement().is_some_and(|(status, theirs, _)| status == 0 && Some(theirs) == number)

@@ -42,10 +42,10 @@ fn run(lab: &Lab) -> Outcome {
 
     lab.step("our TAP is unplugged from the bridge");
     net.host.ip("link set kgtap0 nomaster")?;
-    lab.ping_until_answered(&net.cn, GUEST, Duration::from_secs(8))?;
+    lab.ping_until_answered(&net.cn, GUEST, FIRST_REGISTRATION)?;
     lab.step("our TAP is removed");
     net.host.ip("link del kgtap0")?;
-    lab.ping_until_answered(&net.cn, GUEST, Duration::from_secs(8))?;
+    lab.ping_until_answered(&net.cn, GUEST, FIRST_REGISTRATION)?;
     lab.ping_until_answered(&net.guest, CORRESPONDENT, SOON)?;
 
     for (old, new) in [("eth0", "wan0"), ("wan0", "eth0")] {
@@ -55,7 +55,7 @@ fn run(lab: &Lab) -> Outcome {
         net.host.ip(&format!(
             "link set {new} up\naddr add 2001:db8:3000::3/64 dev {new} nodad\nroute add default via 2001:db8:3000::1"
         ))?;
-        protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(8))?;
+        protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
         lab.ping_until_answered(&net.cn, GUEST, SOON)?;
     }
 

@@ -20,7 +20,7 @@ fn run(lab: &Lab) -> Outcome {
     protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.wait_for_router(&net.guest)?;
     lab.step("a refresh, so that all sequence numbers have moved on");
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(12))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.ping(&net.guest, CORRESPONDENT)?;
 
     lab.step("the guest is live-migrated, and the new host's daemon starts, knowing nothing");
@@ -31,7 +31,7 @@ fn run(lab: &Lab) -> Outcome {
     lab.ping(&net.guest, CORRESPONDENT)?;
 
     lab.step("the old host learns it with its next refresh, and stays silent");
-    wait_until("the old host stops", Duration::from_secs(20), || {
+    wait_until("the old host stops", FIRST_REGISTRATION, || {
         Ok(old.log().contains("another host speaks for this guest now"))
     })?;
     let silent = lab.watch(FOREIGN)?;

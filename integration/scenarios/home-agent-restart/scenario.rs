@@ -24,7 +24,7 @@ fn run(lab: &Lab) -> Outcome {
     let mut foreign = lab.watch(FOREIGN)?;
     // What the crashed one has left in the kernel must not be in the way; and must go with the new one.
     let home_agent = lab.start_home_agent(policies::ESP_HOME_AGENT)?.instead_of(home_agent);
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(20))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.step("registered again");
     lab.ping_until_answered(&net.cn, GUEST, SOON)?;
     lab.ping(&net.guest, CORRESPONDENT)?;

@@ -26,7 +26,7 @@ fn run(lab: &Lab) -> Outcome {
     let begin = std::time::Instant::now();
     let (one, two) = (stage.watch(Site::One)?, stage.watch(Site::Two)?);
     crate::migration::sites::announce(&net.guest2, GUEST_MAC)?;
-    wait_until("site 1 tells that another host has the guest", Duration::from_secs(20), || {
+    wait_until("site 1 tells that another host has the guest", FIRST_REGISTRATION, || {
         // Both go on sending.
         let _ = net.guest.try_command("ping", &["-6", "-n", "-q", "-c", "1", "-W", "1", &CORRESPONDENT.to_string()])?;
         net.guest2.ip("neigh flush dev eth0")?;

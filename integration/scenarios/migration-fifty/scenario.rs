@@ -85,7 +85,7 @@ fn all_at_once(lab: &Lab, stage: &Stage<'_>, crowd: &Crowd<'_>, site: Site) -> O
     let begin = now();
     crowd.guests().try_for_each(|(guest, _)| crowd.bring(guest, site))?;
     let moved = now();
-    let bound = crowd.all_bound(&mut link, site, Duration::from_secs(15))?;
+    let bound = crowd.all_bound(&mut link, site, FIRST_REGISTRATION)?;
     let last = bound.values().max().copied().unwrap_or_default();
     lab.step(&format!(
         "all at once at {}: moved within {} ms, the last one bound after {} ms",

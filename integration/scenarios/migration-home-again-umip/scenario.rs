@@ -5,12 +5,12 @@ use crate::migration::sites::{Site, Sites};
 use crate::migration::stage::{VM1, advertises, mac, returned};
 use crate::migration::{guest, sites};
 use crate::prelude::*;
-use crate::umip::{self, Protection};
+use crate::umip;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "migration-home-again-umip",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipHomeAgent,
     // Not for tshark: several hosts have the same SA, and their sequence numbers have no common order.
     well_formed: false,
     run,
@@ -24,13 +24,13 @@ fn run(lab: &Lab) -> Outcome {
     let home_host = places.host(lab, Site::Home);
     let away = lab.start_mobile_node(&net.host, &policy)?;
     let home = lab.start_mobile_node(home_host, &policy)?;
-    let peer = umip::start_home_agent(lab, Protection::Esp)?;
+    let peer = umip::start_home_agent(lab, &policy)?;
 
     lab.step("the guest is at site 1");
     let mut foreign = lab.watch(FOREIGN)?;
     places.plug(lab, Site::One)?;
     sites::announce(&net.guest, GUEST_MAC)?;
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(20))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     let _services = net.guest.run(guest::serve)??;
     lab.wait_for_router(&net.guest)?;
     lab.ping_until_answered(&net.far, GUEST, SOON)?;
@@ -57,7 +57,7 @@ fn run(lab: &Lab) -> Outcome {
     let mut foreign = lab.watch(FOREIGN)?;
     places.move_guest(lab, Site::Home, Site::One)?;
     lab.command(home_host, &["detach", "vm1"])?;
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(20))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.ping_until_answered(&net.cn, GUEST, SOON)?;
     conversation.end(lab)?;
     lab.end([home, away])?;

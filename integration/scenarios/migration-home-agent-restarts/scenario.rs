@@ -23,7 +23,7 @@ fn run(lab: &Lab) -> Outcome {
     stage.restart_home_agent()?;
     stage.move_guest(Site::One, Site::Two)?;
     must_be_at(&stage, Site::Two)?;
-    wait_until("site 1 tells that another host has the guest", Duration::from_secs(20), || {
+    wait_until("site 1 tells that another host has the guest", FIRST_REGISTRATION, || {
         Ok(stage.host(Site::One)?.log().contains("another host speaks for this guest now"))
     })?;
     let source = stage.watch(Site::One)?;

@@ -4,12 +4,12 @@ use crate::migration::journey::Conversation;
 use crate::migration::sites::{Site, Sites};
 use crate::migration::{guest, sites};
 use crate::prelude::*;
-use crate::umip::{self, Protection};
+use crate::umip;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "migration-source-partitioned-umip",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipHomeAgent,
     // Not for tshark: the host that is back after the takeover has lower sequence numbers of the SA that both have.
     well_formed: false,
     run,
@@ -21,11 +21,11 @@ fn run(lab: &Lab) -> Outcome {
     let policy = policies::ESP_HOST_12S.replace("lifetime = 12", "lifetime = 12\nattach = \"when-seen\"");
     let mut source = lab.start_mobile_node(&net.host, &policy)?;
     let target = lab.start_mobile_node(&net.host2, &policy)?;
-    let peer = umip::start_home_agent(lab, Protection::Esp)?;
+    let peer = umip::start_home_agent(lab, &policy)?;
     let (mut foreign, mut foreign2) = (lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
     places.plug(lab, Site::One)?;
     sites::announce(&net.guest, GUEST_MAC)?;
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(20))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     let _services = net.guest.run(guest::serve)??;
     lab.wait_for_router(&net.guest)?;
     lab.ping_until_answered(&net.far, GUEST, SOON)?;
@@ -41,7 +41,7 @@ fn run(lab: &Lab) -> Outcome {
     lab.step("site 1 is back");
     let back = lab.watch(FOREIGN)?;
     net.plug(&net.host, "eth0", FOREIGN)?;
-    wait_until("site 1 tells that another host has the guest", Duration::from_secs(20), || {
+    wait_until("site 1 tells that another host has the guest", FIRST_REGISTRATION, || {
         source.must_run()?;
         Ok(source.log().contains("another host speaks for this guest now"))
     })?;

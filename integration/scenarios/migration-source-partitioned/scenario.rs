@@ -28,7 +28,7 @@ fn run(lab: &Lab) -> Outcome {
     lab.step("site 1 is back");
     let source = stage.watch(Site::One)?;
     net.plug(&net.host, "eth0", FOREIGN)?;
-    wait_until("site 1 tells that another host has the guest", Duration::from_secs(20), || {
+    wait_until("site 1 tells that another host has the guest", FIRST_REGISTRATION, || {
         Ok(stage.host(Site::One)?.log().contains("another host speaks for this guest now"))
     })?;
     let silent = stage.watch(Site::One)?;

@@ -19,7 +19,7 @@ fn run(lab: &Lab) -> Outcome {
     protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.wait_for_router(&net.guest)?;
     lab.step("a refresh, so that all sequence numbers have moved on");
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(12))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.ping(&net.cn, GUEST)?;
 
     lab.step("the daemon crashes; the guest is not carried, and nothing of it leaves natively");

@@ -24,7 +24,7 @@ fn run(lab: &Lab) -> Outcome {
         })?;
         let within = Duration::from_secs(u64::from(lifetime));
         let (sequence, granted) = registration(&mut foreign, CARE_OF, GUEST, 0, within)?;
-        ensure(sequence == last.wrapping_add(1), || format!("sequence number {sequence} follows {last}"))?;
+        ensure(follows(sequence, last), || format!("sequence number {sequence} follows {last}"))?;
         (last, lifetime) = (sequence, granted);
         lab.step(&format!("refreshed with sequence number {sequence}"));
         lab.ping(&net.cn, GUEST)?;

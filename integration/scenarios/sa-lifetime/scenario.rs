@@ -19,14 +19,14 @@ fn run(lab: &Lab) -> Outcome {
     lab.wait_for_router(&net.guest)?;
 
     lab.step("the soft limit");
-    wait_until("the status says that new keys are due", Duration::from_secs(25), || {
+    wait_until("the status says that new keys are due", FIRST_REGISTRATION, || {
         Ok(lab.command(&net.host, &["status"])?.contains("ends after 4 packets: ENDS SOON, NEW KEYS ARE DUE"))
     })?;
     ensure(mobile_node.log().contains("the SA 0x3e8 ends soon"), || "it is not in the log".into())?;
     lab.ping(&net.cn, GUEST)?;
 
     lab.step("the hard limit");
-    wait_until("the log says that it has ended", Duration::from_secs(60), || {
+    wait_until("the log says that it has ended", FIRST_REGISTRATION, || {
         Ok(mobile_node.log().contains("the SA 0x3e8 has ended"))
     })?;
     std::thread::sleep(QUIET);
@@ -44,7 +44,7 @@ fn run(lab: &Lab) -> Outcome {
     lab.command(&net.ha, &["reload"])?;
     lab.policy("mobile-node-host.toml", &renew(policies::ESP_HOST_12S))?;
     lab.command(&net.host, &["reload"])?;
-    protected_registration(&mut foreign, CARE_OF, GUEST, NEW_SPIS, Duration::from_secs(40))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, NEW_SPIS, FIRST_REGISTRATION)?;
     lab.ping_until_answered(&net.cn, GUEST, SOON)?;
     lab.end([mobile_node, home_agent])?;
     lab.no_readable_mobility_header()

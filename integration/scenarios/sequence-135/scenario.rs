@@ -13,7 +13,7 @@ fn run(lab: &Lab) -> Outcome {
     registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
     lab.wait_for_router(&net.guest)?;
     lab.step("a refresh, so that the sequence number has moved on");
-    let (last, lifetime) = registration(&mut foreign, CARE_OF, GUEST, 0, Duration::from_secs(12))?;
+    let (last, lifetime) = registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
 
     lab.step("the guest is live-migrated");
     net.migrate_guest()?;

@@ -10,7 +10,7 @@ use crate::topology::{FOREIGN, FOREIGN2, HOME, cast};
 pub(crate) const SCENARIO: Scenario =
     Scenario { name: "the-lab-itself", readme: include_str!("README.md"), peer: Peer::None, well_formed: true, run };
 
-const SOON: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(30);
 
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;

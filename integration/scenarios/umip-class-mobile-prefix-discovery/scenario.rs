@@ -8,7 +8,7 @@ use crate::prelude::*;
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-class-mobile-prefix-discovery",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipHomeAgent,
     well_formed: true,
     run,
 };
@@ -24,7 +24,7 @@ fn run(lab: &Lab) -> Outcome {
         packet.is_from_to(CARE_OF, HOME_AGENT) && packet.spi() == Some(wanted)
     })?;
     let wanted = spi(Class::MobilePrefixDiscovery, Toward::Guest);
-    foreign.must_see("the advertisement in ESP", Duration::from_secs(15), |packet| {
+    foreign.must_see("the advertisement in ESP", FIRST_REGISTRATION, |packet| {
         packet.is_from_to(HOME_AGENT, CARE_OF) && packet.spi() == Some(wanted)
     })?;
     lab.end([mobile_node])?;

@@ -8,7 +8,7 @@ use crate::prelude::*;
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-class-mobility-headers",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipHomeAgent,
     well_formed: true,
     run,
 };

@@ -8,14 +8,14 @@ use crate::prelude::*;
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-class-return-routability",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipHomeAgent,
     well_formed: true,
     run,
 };
 
 fn run(lab: &Lab) -> Outcome {
     let (bench, peer) = Bench::beside_umip(lab, Class::ReturnRoutability)?;
-    bench.arrives_and_is_not_recognised()?;
+    bench.arrives_at_umip()?;
     peer.end()?;
     lab.no_readable_mobility_header()
 }

@@ -8,7 +8,7 @@ use crate::prelude::*;
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-class-tunnel-payload",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipHomeAgent,
     // Not for tshark: the ESP of this scenario carries data, and it looks for mobility headers.
     well_formed: false,
     run,

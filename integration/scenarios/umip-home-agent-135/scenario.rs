@@ -1,12 +1,12 @@
 //! See `README.md`.
 
 use crate::prelude::*;
-use crate::umip::{self, Protection};
+use crate::umip;
 
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-home-agent-135",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipHomeAgent,
     well_formed: true,
     run,
 };
@@ -14,11 +14,11 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
     let (mut foreign, mut foreign2) = (lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
-    let peer = umip::start_home_agent(lab, Protection::None)?;
+    let peer = umip::start_home_agent(lab, policies::PLAIN_HOST_12S)?;
     let old = lab.start_mobile_node(&net.host, policies::PLAIN_HOST_12S)?;
-    registration(&mut foreign, CARE_OF, GUEST, 0, Duration::from_secs(20))?;
+    registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
     lab.step("a refresh, so that the sequence number has moved on");
-    let (last, _) = registration(&mut foreign, CARE_OF, GUEST, 0, Duration::from_secs(12))?;
+    let (last, _) = registration(&mut foreign, CARE_OF, GUEST, 0, FIRST_REGISTRATION)?;
 
     lab.step("the guest is live-migrated");
     net.migrate_guest()?;

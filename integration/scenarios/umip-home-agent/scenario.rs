@@ -1,20 +1,24 @@
 //! See `README.md`.
 
 use crate::prelude::*;
-use crate::umip::{self, Protection};
+use crate::umip;
 
-pub(crate) const SCENARIO: Scenario =
-    Scenario { name: "umip-home-agent", readme: include_str!("README.md"), peer: Peer::Umip, well_formed: true, run };
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "umip-home-agent",
+    readme: include_str!("README.md"),
+    peer: Peer::UmipHomeAgent,
+    well_formed: true,
+    run,
+};
 
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
     let (mut foreign, mut foreign2) = (lab.watch(FOREIGN)?, lab.watch(FOREIGN2)?);
-    lab.policy("keys-of-both-sides.toml", policies::ESP_HOST_12S)?;
-    let peer = umip::start_home_agent(lab, Protection::Esp)?;
+    let peer = umip::start_home_agent(lab, policies::ESP_HOST_12S)?;
     let mobile_node = lab.start_mobile_node(&net.host, policies::ESP_HOST_12S)?;
 
     lab.step("registration");
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(20))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.wait_for_router(&net.guest)?;
     lab.ping(&net.guest, CORRESPONDENT)?;
     echo_from_guest(&mut foreign, CARE_OF, GUEST, CORRESPONDENT)?;
@@ -24,7 +28,7 @@ fn run(lab: &Lab) -> Outcome {
     lab.ping(&net.ha, GUEST)?;
 
     lab.step("refresh");
-    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, Duration::from_secs(12))?;
+    protected_registration(&mut foreign, CARE_OF, GUEST, SPIS, FIRST_REGISTRATION)?;
     lab.ping(&net.cn, GUEST)?;
 
     lab.step("handover");

@@ -6,7 +6,7 @@ use crate::umip::{self, Protection};
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-mobile-node-134",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipMobileNode,
     well_formed: true,
     run,
 };
@@ -17,7 +17,7 @@ fn run(lab: &Lab) -> Outcome {
     net.cn.ip("addr add 2001:db8:2000::10/64 dev eth0 nodad")?;
     let home_agent = lab.start_home_agent(policies::PLAIN_HOME_AGENT)?;
     let peer = umip::start_mobile_node(lab, Protection::None)?;
-    foreign.must_see("a binding acknowledgement with status 134", Duration::from_secs(30), |packet| {
+    foreign.must_see("a binding acknowledgement with status 134", FIRST_REGISTRATION, |packet| {
         packet.home_address() == Some(GUEST)
             && packet.binding_acknowledgement().is_some_and(|(status, ..)| status == 134)
     })?;

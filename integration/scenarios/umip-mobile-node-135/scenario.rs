@@ -6,7 +6,7 @@ use crate::umip::{self, Protection};
 pub(crate) const SCENARIO: Scenario = Scenario {
     name: "umip-mobile-node-135",
     readme: include_str!("README.md"),
-    peer: Peer::Umip,
+    peer: Peer::UmipMobileNode,
     well_formed: true,
     run,
 };
@@ -20,14 +20,14 @@ fn run(lab: &Lab) -> Outcome {
         |packet: &Packet| packet.home_address() == Some(GUEST) && packet.binding_acknowledgement().is_some();
     // One in two is old; twelve new ones in a row would be one in four thousand.
     for attempt in 1..=12 {
-        let answer = foreign.must_see("a binding acknowledgement", Duration::from_secs(30), acknowledgement)?;
+        let answer = foreign.must_see("a binding acknowledgement", FIRST_REGISTRATION, acknowledgement)?;
         let (status, sequence, lifetime) = answer.binding_acknowledgement().unwrap_or_default();
         lab.step(&format!("start {attempt}: status {status}, sequence number {sequence}, lifetime {lifetime}"));
         if status == 135 {
             foreign.must_see("an accepted registration", SOON, |packet| {
                 acknowledgement(packet) && packet.binding_acknowledgement().is_some_and(|(status, ..)| status == 0)
             })?;
-            lab.ping_until_answered(&net.cn, GUEST, Duration::from_secs(10))?;
+            lab.ping_until_answered(&net.cn, GUEST, FIRST_REGISTRATION)?;
             peer.end()?;
             return lab.end([home_agent]);
         }

@@ -3,8 +3,13 @@
 use crate::prelude::*;
 use crate::umip::{self, Protection};
 
-pub(crate) const SCENARIO: Scenario =
-    Scenario { name: "umip-mobile-node", readme: include_str!("README.md"), peer: Peer::Umip, well_formed: true, run };
+pub(crate) const SCENARIO: Scenario = Scenario {
+    name: "umip-mobile-node",
+    readme: include_str!("README.md"),
+    peer: Peer::UmipMobileNode,
+    well_formed: true,
+    run,
+};
 
 use crate::capture::Observer;
 
@@ -26,20 +31,20 @@ fn run(lab: &Lab) -> Outcome {
     let peer = umip::start_mobile_node(lab, Protection::Esp)?;
 
     lab.step("registration");
-    protected(&mut foreign, Duration::from_secs(30))?;
-    lab.ping_until_answered(&net.cn, GUEST, Duration::from_secs(10))?;
+    protected(&mut foreign, FIRST_REGISTRATION)?;
+    lab.ping_until_answered(&net.cn, GUEST, FIRST_REGISTRATION)?;
     foreign.must_see("an echo request in the tunnel", SOON, |packet| {
         packet.addresses().nth(1) == Some((CORRESPONDENT, GUEST)) && packet.is_icmpv6(icmpv6::ECHO_REQUEST)
     })?;
 
     lab.step("refresh");
-    protected(&mut foreign, Duration::from_secs(20))?;
+    protected(&mut foreign, FIRST_REGISTRATION)?;
     lab.ping(&net.cn, GUEST)?;
 
     lab.step("handover");
     net.replug(&net.host, "eth0", FOREIGN2)?;
-    protected(&mut foreign2, Duration::from_secs(30))?;
-    lab.ping_until_answered(&net.cn, GUEST, Duration::from_secs(10))?;
+    protected(&mut foreign2, FIRST_REGISTRATION)?;
+    lab.ping_until_answered(&net.cn, GUEST, FIRST_REGISTRATION)?;
     foreign2.must_see("an echo request in the tunnel", SOON, |packet| {
         packet.addresses().nth(1) == Some((CORRESPONDENT, GUEST)) && packet.is_icmpv6(icmpv6::ECHO_REQUEST)
     })?;
@@ -48,7 +53,7 @@ fn run(lab: &Lab) -> Outcome {
     let radvd = umip::advertise_home_link(lab)?;
     home.take();
     net.replug(&net.host, "eth0", HOME)?;
-    let deregistration = home.must_see("ESP 0x3e8 from the home address", Duration::from_secs(30), |packet| {
+    let deregistration = home.must_see("ESP 0x3e8 from the home address", FIRST_REGISTRATION, |packet| {
         packet.is_from_to(GUEST, HOME_AGENT) && packet.spi() == Some(SPIS.0) && packet.home_address().is_none()
     })?;
     home.must_see("ESP 0x3e9 to the home address", SOON, |packet| {
@@ -60,7 +65,7 @@ fn run(lab: &Lab) -> Outcome {
     })?;
     net.cn.ip("neigh flush all")?;
     let mut home = lab.watch(HOME)?;
-    lab.ping_until_answered(&net.cn, GUEST, Duration::from_secs(10))?;
+    lab.ping_until_answered(&net.cn, GUEST, FIRST_REGISTRATION)?;
     home.must_see("an echo reply natively at home", SOON, |packet| {
         packet.is_from_to(GUEST, CORRESPONDENT) && packet.is_icmpv6(icmpv6::ECHO_REPLY)
     })?;

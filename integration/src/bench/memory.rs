@@ -80,7 +80,7 @@ pub(crate) fn run(job: &Job, program: PathBuf) -> Outcome {
 }
 
 fn with_lab<T>(job: &Job, guests: u16, measure: impl FnOnce(&Lab) -> Outcome<T>) -> Outcome<T> {
-    let mut lab = Lab::new(&job.directory.join(format!("bench-memory-{guests}")), job)?;
+    let mut lab = Lab::new(&job.directory.join(format!("bench-memory-{guests}")), job, None)?;
     let result = measure(&lab);
     lab.finish()?;
     result

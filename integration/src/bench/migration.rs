@@ -141,7 +141,7 @@ pub(crate) fn run(job: &Job, moves: usize, only: &str) -> Vec<ScenarioResult> {
 }
 
 fn measure(job: &Job, name: &str, path: Path, kind: Kind, moves: usize) -> Outcome<Series> {
-    let mut lab = Lab::new(&job.directory.join(name), job)?;
+    let mut lab = Lab::new(&job.directory.join(name), job, None)?;
     let result = measure_in(&lab, path, kind, moves);
     lab.finish()?;
     result
@@ -205,7 +205,7 @@ fn one_move(lab: &Lab, stage: &Stage<'_>, sites: &Sites, (from, to): (Site, Site
             && packet.is_icmpv6(crate::dissect::icmpv6::ECHO_REQUEST)
             && packet.addresses().any(|(_, to)| to == GUEST)
     })?;
-    // Not by a program of its own: in User-Mode Linux starting one takes longer than all that is measured.
+    // Not by a program of its own: on an emulated machine starting one takes longer than all that is measured.
     wait_until("echo requests are answered again", FIRST_REGISTRATION, || {
         std::thread::sleep(REST / 10);
         Ok(pinger.probes().iter().any(|probe| probe.sent > first.time && probe.round_trip.is_some()))

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::accelerator::Accelerator;
@@ -51,23 +52,23 @@ pub(crate) struct Boot<'a> {
 pub(crate) struct Machine {
     qemu: Child,
     file_system: Child,
-    scratch: PathBuf,
+    _scratch: Scratch,
 }
 
 impl Machine {
     /// Starts both.
     pub(crate) fn boot(boot: &Boot<'_>) -> Outcome<Self> {
-        let scratch = scratch()?;
-        let started = start_file_system(&scratch, boot.logs).and_then(|file_system| {
-            let mut owner = Owner(Some(file_system));
-            let qemu = command(boot, &scratch)?.spawn().during(|| "starting qemu-system-x86_64".into())?;
-            let file_system = owner.0.take().ok_or_else(|| Failure::new("virtiofsd is gone"))?;
-            Ok(Self { qemu, file_system, scratch: scratch.clone() })
-        });
-        if started.is_err() {
-            let _ = fs::remove_dir_all(&scratch);
+        let scratch = Scratch::new()?;
+        let mut file_system = start_file_system(scratch.path(), boot.logs)?;
+        let qemu = command(boot, scratch.path())
+            .and_then(|mut command| command.spawn().during(|| "starting qemu-system-x86_64".into()));
+        match qemu {
+            Ok(qemu) => Ok(Self { qemu, file_system, _scratch: scratch }),
+            Err(failure) => {
+                end(&mut file_system);
+                Err(failure)
+            }
         }
-        started
     }
 
     /// What the machine tells by its port, and what QEMU itself complains of.
@@ -81,37 +82,41 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        for child in [&mut self.qemu, &mut self.file_system] {
-            // They are ours and may have ended; either way they are gone afterwards.
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        let _ = fs::remove_dir_all(&self.scratch);
+        end(&mut self.qemu);
+        end(&mut self.file_system);
     }
 }
 
-/// Ends a child that nobody has taken over.
-struct Owner(Option<Child>);
+/// A child that is ours and may have ended is gone afterwards.
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
 
-impl Drop for Owner {
+/// A short-lived directory whose name the kernel's command line and the address of a socket can hold. It goes with its owner.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Outcome<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}-{number}", std::process::id()));
+        ensure(!scratch.to_string_lossy().contains(char::is_whitespace), || {
+            format!("{}: a kernel command line cannot hold white space; set TMPDIR", scratch.display())
+        })?;
+        fs::create_dir(&scratch).during(|| scratch.display().to_string())?;
+        Ok(Self(scratch))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// A short-lived directory whose name the kernel's command line and the address of a socket can hold.
-fn scratch() -> Outcome<PathBuf> {
-    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let scratch = std::env::temp_dir().join(format!("kagemusha-lab-{}-{number}", std::process::id()));
-    ensure(!scratch.to_string_lossy().contains(char::is_whitespace), || {
-        format!("{}: a kernel command line cannot hold white space; set TMPDIR", scratch.display())
-    })?;
-    fs::create_dir(&scratch).during(|| scratch.display().to_string())?;
-    Ok(scratch)
 }
 
 /// A program that ends when the lab ends, however that comes about.

@@ -4,6 +4,7 @@ pub(crate) mod accelerator;
 pub(crate) mod choice;
 mod cpio;
 pub(crate) mod image;
+pub(crate) mod joined;
 pub(crate) mod last_words;
 pub(crate) mod machine;
 pub(crate) mod package;

@@ -31,7 +31,7 @@ pub(crate) fn run(job: &Job) -> Vec<ScenarioResult> {
 }
 
 fn show(job: &Job) -> Outcome {
-    let mut lab = Lab::new(&job.directory.join(NAME), job)?;
+    let mut lab = Lab::new(&job.directory.join(NAME), job, None)?;
     let result = act(&lab);
     lab.finish()?;
     result

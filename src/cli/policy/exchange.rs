@@ -27,7 +27,7 @@ pub enum FormatArgument {
     Mip6d,
     /// sa.conf for `setkey -f`.
     Setkey,
-    /// A script of `ip xfrm state add`.
+    /// A script of `ip xfrm state add` and `ip xfrm policy add`.
     IpXfrm,
     /// strongSwan's swanctl.conf, which cannot hold manual keys: tells so.
     Swanctl,

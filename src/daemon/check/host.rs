@@ -8,7 +8,7 @@ use nix::net::if_::if_nametoindex;
 use nix::unistd::{AccessFlags, access};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Finding;
+use super::verdict::Finding;
 use crate::daemon::esp_tunnel;
 use crate::daemon::netlink::route::{self, Uplink};
 use crate::policy::{Policy, Role};
@@ -178,7 +178,7 @@ fn settings(role: Role, uplink: Option<&str>, root: &Path) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Outcome;
+    use super::super::verdict::Outcome;
     use super::*;
 
     #[test]

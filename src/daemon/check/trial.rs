@@ -2,106 +2,143 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
-use std::path::Path;
 
-use nix::sched::{CloneFlags, unshare};
-
-use super::Finding;
+use super::sample::Samples;
+use super::stage::Ground;
+use super::verdict::Finding;
 use crate::daemon::esp_tunnel;
 use crate::daemon::reconcile::{Error, Reconciler};
-use crate::ipsec::{
-    AssociationKey, AssociationLifetime, Class, Encryption, Esp, EspMode, Integrity, SecretKey, SecurityAssociation,
-    Transform,
-};
+use crate::daemon::tunnel6_loaded;
+use crate::ipsec::{Esp, Transform};
 use crate::kernel_state::{
     Bindings, Configuration, Guest, HOME_ADDRESS_LINK, KernelState, Link, LinkKind, SINK_LINK, Site, Step, compile,
     diff,
 };
-use crate::policy::{Policy, Protection, Reqids, Role};
+use crate::policy::Role;
 use crate::vocabulary::GuestId;
 
 const DISTRIBUTION: &str = "(Debian: linux-image-amd64)";
+const MOVING: &str = "moving tunnels";
 
-pub(super) fn findings(policy: Option<&Policy>) -> Vec<Finding> {
-    let configuration = sample(policy);
-    let tried = std::thread::spawn(move || {
-        // Of this thread alone; the namespace goes when the thread and its sockets are gone.
-        if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-            let subject = "kernel features, tried in a network namespace";
-            return vec![Finding::warning(
-                subject,
-                format!("not tried: {error}; run the check as root (CAP_SYS_ADMIN)"),
-            )];
+/// What the trials have shown.
+#[derive(Debug, Default)]
+pub(super) struct Trials {
+    pub(super) findings: Vec<Finding>,
+    /// What was refused, by subject.
+    failures: BTreeMap<String, String>,
+    /// Why nothing else can be tried.
+    nothing_else: Option<String>,
+}
+
+impl Trials {
+    /// Something without which nothing can be tried.
+    fn end(finding: Finding) -> Self {
+        let nothing_else = Some(format!("of \"{}\"", finding.subject));
+        Self { findings: vec![finding], nothing_else, ..Self::default() }
+    }
+
+    /// Why packets of a guest cannot be tried: the first thing that it needs and that was refused.
+    pub(super) fn obstacle(&self, guest: &Guest, home_agent: Ipv6Addr) -> Option<String> {
+        if self.nothing_else.is_some() {
+            return self.nothing_else.clone();
         }
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return vec![Finding::missing("an event loop", error.to_string())],
+        let states = [Role::MobileNode, Role::HomeAgent]
+            .map(|role| wanted(&Configuration { role, home_agent, guests: vec![guest.clone()] }, 1));
+        let plans = states.map(|state| diff(&state, &KernelState::default()));
+        let mut subjects = plans.iter().flat_map(|plan| &plan.steps).map(|step| subject(step).0);
+        subjects.find(|subject| self.failures.contains_key(subject)).map(|subject| format!("\"{subject}\" is missing"))
+    }
+
+    /// Why tunnels cannot be moved.
+    pub(super) fn obstacle_to_moving(&self) -> Option<String> {
+        self.failures.contains_key(MOVING).then(|| format!("\"{MOVING}\" is missing"))
+    }
+}
+
+/// Tries every object that the daemon would make for these guests.
+pub(super) fn run(samples: &Samples) -> Trials {
+    let samples = samples.clone();
+    let tried = std::thread::spawn(move || {
+        let ground = match Ground::break_new() {
+            Ok(ground) => ground,
+            Err(error) => {
+                let subject = "kernel features, tried in a network namespace";
+                return Trials::end(Finding::warning(subject, format!("not tried: {error}")));
+            }
         };
-        runtime.block_on(attempt(configuration))
+        ground.block_on(attempt(&samples))
     });
-    tried
-        .join()
-        .unwrap_or_else(|_| vec![Finding::missing("kernel features", "the trial ended unexpectedly: report this")])
+    tried.join().unwrap_or_else(|_| {
+        Trials::end(Finding::missing("kernel features", "the trial ended unexpectedly: report this"))
+    })
 }
 
 /// Takes every step from nothing to a state like the daemon's and on through a move, then reads it back.
-async fn attempt(configuration: Configuration) -> Vec<Finding> {
+async fn attempt(samples: &Samples) -> Trials {
+    let configuration = samples.configuration(samples.role);
     let mut reconciler = match Reconciler::new(configuration.clone()) {
         Ok(reconciler) => reconciler,
-        Err(error) => return vec![Finding::missing("netlink for IPsec and routes", error.to_string())],
+        Err(error) => return Trials::end(Finding::missing("netlink for IPsec and routes", error.to_string())),
     };
     if let Err(error) = reconciler.route().set_up("lo").await {
-        return vec![Finding::missing("loopback link", error.to_string())];
+        return Trials::end(Finding::missing("loopback link", error.to_string()));
     }
     let protections = configuration.guests.iter().map(|guest| &guest.protection);
     let wanted_tun = esp_tunnel::is_wanted_by(configuration.role, protections).then(esp_tunnel::make);
     let _tun = match wanted_tun.transpose() {
         Ok(tun) => tun,
-        Err(error) => return vec![Finding::missing("TUN of ESP tunnels", error.to_string())],
+        Err(error) => return Trials::end(Finding::missing("TUN of ESP tunnels", error.to_string())),
     };
     let [desired, moved] = [1, 2].map(|place| wanted(&configuration, place));
-    let mut findings = Findings::default();
-    let mut without_home_link = false;
+    let mut lines = Lines::default();
+    let (mut without_home_link, mut without_esp) = (false, false);
     let plans = [diff(&desired, &KernelState::default()), diff(&moved, &desired)];
     for step in plans.iter().flat_map(|plan| &plan.steps) {
-        if without_home_link && on_home_link(step) {
+        // What cannot be because something else is missing is not missing itself.
+        if without_home_link && on_home_link(step) || without_esp && matches!(step, Step::Migrate(_)) {
             continue;
         }
         let result = reconciler.step(step).await;
         without_home_link |= result.is_err() && matches!(step, Step::AddLink(Link { kind: LinkKind::Dummy, .. }));
-        findings.record(step, result);
+        without_esp |=
+            result.is_err() && matches!(step, Step::AddAssociation(sa) if matches!(sa.transform, Transform::Esp(_)));
+        lines.record(step, result);
     }
-    let mut findings = findings.into_lines();
-    if findings.iter().all(|finding| finding.remedy.is_empty()) {
-        let subject = "the kernel's state reads back as it was written, and goes away again";
-        let kept = match reconciler.apply(&moved).await {
-            Ok(report) if report.steps.is_empty() => {
-                reconciler.apply(&KernelState::default()).await.map_err(|e| e.to_string())
-            }
-            Ok(report) => {
-                let steps: Vec<_> = report.steps.iter().map(Step::to_string).collect();
-                Err(format!("still to do: {}", steps.join(", ")))
-            }
-            Err(error) => Err(error.to_string()),
-        };
-        findings.push(match kept {
-            Ok(_) => Finding::ok(subject),
-            Err(error) => {
-                Finding::missing(subject, format!("{error}; this kernel is too old or not understood: report this"))
-            }
-        });
+    let mut findings = lines.findings(samples.needs_tunnels());
+    if lines.failures.is_empty() {
+        findings.push(read_back(&mut reconciler, &moved).await);
     }
-    findings
+    Trials { findings, failures: lines.failures, nothing_else: None }
+}
+
+async fn read_back(reconciler: &mut Reconciler, state: &KernelState) -> Finding {
+    let subject = "the kernel's state reads back as it was written, and goes away again";
+    let kept = match reconciler.apply(state).await {
+        Ok(report) if report.steps.iter().all(Step::is_late) => {
+            reconciler.apply(&KernelState::default()).await.map_err(|e| e.to_string())
+        }
+        Ok(report) => {
+            let steps: Vec<_> = report.steps.iter().map(Step::to_string).collect();
+            Err(format!("still to do: {}", steps.join(", ")))
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    match kept {
+        Ok(_) => Finding::ok(subject),
+        Err(error) => {
+            Finding::missing(subject, format!("{error}; this kernel is too old or not understood: report this"))
+        }
+    }
 }
 
 /// One line per subject, in the order of the first step, with the first failure.
 #[derive(Default)]
-struct Findings {
+struct Lines {
     order: Vec<String>,
     failures: BTreeMap<String, String>,
 }
 
-impl Findings {
+impl Lines {
     fn record(&mut self, step: &Step, result: Result<(), Error>) {
         let (subject, remedy) = subject(step);
         if !self.order.contains(&subject) {
@@ -116,12 +153,15 @@ impl Findings {
         }
     }
 
-    fn into_lines(self) -> Vec<Finding> {
-        let line = |subject: String| match self.failures.get(&subject) {
+    fn findings(&self, needs_tunnels: bool) -> Vec<Finding> {
+        let line = |subject: &String| match self.failures.get(subject) {
             None => Finding::ok(subject),
-            Some(why) => Finding::missing(subject, why.clone()),
+            Some(why) => {
+                let needed = needs_tunnels || subject != MOVING;
+                Finding::missing(subject, why).unless_needed(needed, "only the classes in tunnel mode need it")
+            }
         };
-        self.order.into_iter().map(line).collect()
+        self.order.iter().map(line).collect()
     }
 }
 
@@ -133,7 +173,7 @@ fn subject(step: &Step) -> (String, String) {
         Step::AddPolicy(_) | Step::UpdatePolicy(_) | Step::RemovePolicy(_) => {
             ("IPsec policies for mobility headers".to_owned(), module("xfrm_user", "CONFIG_XFRM_USER"))
         }
-        Step::Migrate(_) => ("moving tunnels".to_owned(), module("xfrm_user", "CONFIG_XFRM_MIGRATE")),
+        Step::Migrate(_) => (MOVING.to_owned(), module("xfrm_user", "CONFIG_XFRM_MIGRATE")),
         Step::AddAssociation(sa)
         | Step::UpdateAssociation(sa)
         | Step::ReplaceAssociation(sa)
@@ -186,73 +226,7 @@ fn wanted(configuration: &Configuration, place: u16) -> KernelState {
         Role::HomeAgent => 0,
     };
     let bindings = Bindings((0..bound).map(|index| (GuestId(index), care_of_address)).collect());
-    let tunnel6_loaded = Path::new("/sys/module/tunnel6").exists();
-    compile(configuration, &bindings, &Site { uplink: Some("uplink".to_owned()), tunnel6_loaded })
-}
-
-/// One guest for every combination of algorithms in the policy; without one, the usual combination. All keys are zeros: this is
-/// about algorithms.
-fn sample(policy: Option<&Policy>) -> Configuration {
-    let Some(policy) = policy else { return default_sample() };
-    let mut suites: Vec<Vec<_>> = vec![];
-    let mut configuration = Configuration { guests: vec![], ..Configuration::from(policy) };
-    for mut guest in Configuration::from(policy).guests {
-        let mut suite = vec![];
-        for association in &mut guest.protection.associations {
-            suite.push(without_key(association));
-        }
-        if !suites.contains(&suite) {
-            suites.push(suite);
-            configuration.guests.push(guest);
-        }
-    }
-    configuration
-}
-
-type Suite = Option<(Encryption, usize, Option<Integrity>, u32)>;
-
-/// Puts zeros in the place of the keys; gives what makes a trial of its own.
-fn without_key(association: &mut SecurityAssociation) -> Suite {
-    let Transform::Esp(Esp { encryption, integrity, replay_window, .. }) = &mut association.transform else {
-        return None;
-    };
-    let zeros = |key: &SecretKey| SecretKey::new(vec![0; key.length()]);
-    encryption.1 = zeros(&encryption.1);
-    if let Some((_, key)) = integrity {
-        *key = zeros(key);
-    }
-    Some((encryption.0, encryption.1.length(), integrity.as_ref().map(|i| i.0), *replay_window))
-}
-
-fn default_sample() -> Configuration {
-    let address = |last| Ipv6Addr::new(0x2001, 0xdb8, 0x2000, 0, 0, 0, 0, last);
-    let (home_agent, home_address) = (address(1), address(0x10));
-    let association = |source, destination, spi, reqid| {
-        let (encryption, integrity) = (Encryption::AesCbc, Integrity::HmacSha256);
-        let zeros = |octets| SecretKey::new(vec![0; octets]);
-        SecurityAssociation {
-            key: AssociationKey { source, destination, protocol: 50, spi },
-            transform: Transform::Esp(Esp {
-                mode: EspMode::Transport,
-                reqid,
-                encryption: (encryption, zeros(encryption.generated_key_octets())),
-                integrity: Some((integrity, zeros(integrity.key_octets()))),
-                replay_window: 32,
-                extended_sequence_numbers: false,
-                lifetime: AssociationLifetime::default(),
-            }),
-        }
-    };
-    let protection = Protection {
-        classes: [(Class::HomeRegistration, Reqids { to_home_agent: 1, to_guest: 2 })].into(),
-        associations: vec![
-            association(home_address, home_agent, 1000, 1),
-            association(home_agent, home_address, 1001, 2),
-        ],
-    };
-    let guests =
-        vec![Guest { home_address, protection }, Guest { home_address: address(0x11), protection: Protection::NONE }];
-    Configuration { role: Role::MobileNode, home_agent, guests }
+    compile(configuration, &bindings, &Site { uplink: Some("uplink".to_owned()), tunnel6_loaded: tunnel6_loaded() })
 }
 
 #[cfg(test)]
@@ -262,7 +236,7 @@ mod tests {
     /// Whatever of the kernel's state is made, its trial has a line with a cure.
     #[test]
     fn every_step_has_a_subject_and_a_cure() {
-        let configuration = sample(None);
+        let configuration = Samples::of(None).configuration(Role::MobileNode);
         let plan = diff(&wanted(&configuration, 1), &KernelState::default());
         let mut subjects: Vec<_> = plan.steps.iter().map(|step| subject(step).0).collect();
         subjects.dedup();
@@ -271,22 +245,6 @@ mod tests {
         }
         for step in &plan.steps {
             assert!(!subject(step).1.is_empty(), "{step}");
-        }
-    }
-
-    #[test]
-    fn no_key_of_a_policy_is_tried() {
-        let mut configuration = default_sample();
-        for guest in &mut configuration.guests {
-            for association in &mut guest.protection.associations {
-                let Transform::Esp(Esp { encryption, integrity, .. }) = &mut association.transform else { panic!() };
-                encryption.1 = SecretKey::new(vec![7; 16]);
-                *integrity = Some((Integrity::HmacSha1, SecretKey::new(vec![7; 20])));
-                assert_eq!(without_key(association), Some((Encryption::AesCbc, 16, Some(Integrity::HmacSha1), 32)));
-                let Transform::Esp(Esp { encryption, integrity, .. }) = &association.transform else { panic!() };
-                assert_eq!(encryption.1.expose(), [0; 16]);
-                assert_eq!(integrity.as_ref().unwrap().1.expose(), [0; 20]);
-            }
         }
     }
 }

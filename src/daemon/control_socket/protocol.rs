@@ -113,6 +113,8 @@ pub struct Guest {
     pub expires_in: Option<f64>,
     /// The last sequence number of a binding update.
     pub sequence: Option<u16>,
+    /// Why the home agent may not answer, when it has not for a while: what the kernel has dropped meanwhile.
+    pub unanswered: Option<String>,
     /// The last refusal of the home agent since its last acceptance.
     pub refused: Option<String>,
     /// What happens next of itself, and in how many seconds.
@@ -135,6 +137,7 @@ impl Guest {
             care_of: None,
             expires_in: None,
             sequence: None,
+            unanswered: None,
             refused: None,
             next: None,
             associations: Vec::new(),

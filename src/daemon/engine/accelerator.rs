@@ -155,8 +155,13 @@ fn start(core: &mut Core, wanted: Accelerate, load: impl FnOnce() -> Result<Box<
             tracing::info!("tunnel engine: {}", accelerator.description());
             core.accelerate(accelerator);
         }
-        Err(why) if wanted == Accelerate::Ebpf => tracing::warn!("no eBPF tier: {why}; the next lower one carries"),
-        Err(why) => tracing::info!("no eBPF tier: {why}"),
+        Err(why) => {
+            match wanted {
+                Accelerate::Ebpf => tracing::warn!("no eBPF tier: {why}; the next lower one carries"),
+                _ => tracing::info!("no eBPF tier: {why}"),
+            }
+            core.refused.push((Tier::Ebpf, why));
+        }
     }
 }
 

@@ -80,6 +80,8 @@ pub struct Core {
     pub tier: Tier,
     /// The tier and what it does here, in words.
     pub description: String,
+    /// Why higher tiers are not to be had here, of those that were tried.
+    pub refused: Vec<(Tier, String)>,
 }
 
 impl Core {
@@ -90,6 +92,7 @@ impl Core {
     pub fn start(accelerate: Accelerate) -> io::Result<Self> {
         let tunnel = Arc::new(TunnelSocket::open()?);
         let tally: Arc<Tally> = Arc::default();
+        let mut refused = Vec::new();
         let super_packets = match accelerate.highest() {
             Tier::Portable => None,
             Tier::SuperPacket | Tier::Ebpf => match SuperPackets::open() {
@@ -97,6 +100,7 @@ impl Core {
                 Err(error) => {
                     super_packet::close();
                     tracing::info!("no super-packets: {error}; every packet is cut in userland");
+                    refused.push((Tier::SuperPacket, error.to_string()));
                     None
                 }
             },
@@ -116,7 +120,7 @@ impl Core {
         };
         tracing::info!("tunnel engine: {description}");
         let keeper = Keeper::start(Arc::clone(&tally.all), super_packets)?;
-        Ok(Self { tunnel, keeper, entrance, tally, tier, description })
+        Ok(Self { tunnel, keeper, entrance, tally, tier, description, refused })
     }
 
     /// Puts an accelerator in front of the threads, which receive by the raw socket from now on.

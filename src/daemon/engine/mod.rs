@@ -80,7 +80,20 @@ impl Engine {
     /// The error of the system calls; needs `CAP_NET_ADMIN` and `CAP_NET_RAW`.
     pub fn mobile_node(end: MobileNodeEnd) -> io::Result<Self> {
         let device = Arc::new(Device::tap(&end.tap)?);
-        let entries = end.table.entries();
+        Self::at_port(device, end.router_mac, end.table, end.accelerate)
+    }
+
+    /// The same on a TAP that is there.
+    ///
+    /// # Errors
+    /// As [`Self::mobile_node`].
+    pub fn at_port(
+        device: Arc<Device>,
+        router_mac: MacAddress,
+        table: Table,
+        accelerate: Accelerate,
+    ) -> io::Result<Self> {
+        let entries = table.entries();
         let router = entries.first().map_or(home_network::config::ROUTER_LINK_LOCAL, |entry| entry.router);
         let guests = entries.iter().map(|entry| PortGuest {
             guest: entry.guest,
@@ -91,12 +104,12 @@ impl Engine {
         let view = View {
             ports: vec![Arc::new(PortGuests::new(router, guests))],
             devices: vec![Arc::clone(&device)],
-            router_macs: vec![end.router_mac],
+            router_macs: vec![router_mac],
             esp_tunnels: None,
-            table: end.table.clone(),
+            table: table.clone(),
         };
         let (reports, _) = mpsc::channel(1);
-        let core = Core::start(end.accelerate)?;
+        let core = Core::start(accelerate)?;
         let path = PacketPath {
             core: core.clone(),
             view: Shared::new(View { table: Table::default(), ..view.clone() }),
@@ -144,6 +157,20 @@ impl Engine {
     /// Hands packets to an accelerator from now on. What it leaves goes through the threads as before.
     pub fn accelerate(&mut self, accelerator: Box<dyn Accelerator>) {
         self.core.accelerate(accelerator);
+    }
+
+    /// Starts the eBPF tier as the daemon does, for so many guests on this port; none: a home agent. Why it is not to be had, [`Self::refused`]
+    /// says then.
+    pub fn start_programs(&mut self, port: Option<GuestPort<'_>>, guests: usize) {
+        match port {
+            Some(port) => accelerator::at_mobile_node(&mut self.core, Accelerate::Ebpf, &[port], guests),
+            None => accelerator::at_home_agent(&mut self.core, Accelerate::Ebpf, self.device.name(), guests),
+        }
+    }
+
+    /// Why a tier above the chosen one is not to be had here, if it was tried.
+    pub fn refused(&self, tier: Tier) -> Option<&str> {
+        self.core.refused.iter().find(|(refused, _)| *refused == tier).map(|(_, why)| why.as_str())
     }
 
     /// The port of the guests is another one now, for an accelerator; nothing happens at a home agent.

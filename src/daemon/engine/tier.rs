@@ -17,6 +17,18 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// Every tier, the lowest first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::SuperPacket, Self::Ebpf];
+
+    /// The setting that tries this tier first.
+    pub fn setting(self) -> Accelerate {
+        match self {
+            Self::Portable => Accelerate::Off,
+            Self::SuperPacket => Accelerate::SuperPacket,
+            Self::Ebpf => Accelerate::Ebpf,
+        }
+    }
+
     /// The stable name.
     pub fn name(self) -> &'static str {
         match self {
@@ -82,6 +94,7 @@ mod tests {
         for (name, value) in Accelerate::ALL {
             assert_eq!(name.parse(), Ok(value));
         }
+        assert!(Tier::ALL.is_sorted() && Tier::ALL.iter().all(|tier| tier.setting().highest() == *tier));
         assert!("fast".parse::<Accelerate>().is_err());
         assert_eq!(Accelerate::default().highest(), Tier::Ebpf);
     }

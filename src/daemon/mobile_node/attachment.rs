@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Runner;
 use crate::daemon::herald::Weight;
-use crate::daemon::{clock, floor};
+use crate::daemon::{clock, floor, statistics};
 use crate::home_network::Sighting;
 use crate::policy::{AttachMode, GuestPolicy};
 use crate::signaling::Attachment;
@@ -223,13 +223,21 @@ impl Runner {
         match event {
             // Another host may have used the SA meanwhile: then the home agent's kernel refuses our numbers in silence, and its status 135 cannot
             // tell us. The event comes before the transmission.
-            Event::Retransmitted { .. } => {
+            Event::Retransmitted { attempts } => {
+                self.ask_the_kernel(guest, attempts);
                 if let Some(home_address) = self.roster.get(guest).map(|guest| guest.home_address) {
                     self.kernel.raise_to_clock(home_address);
                 }
             }
-            Event::Registered { .. } => drop(self.arrivals.remove(&guest)),
+            Event::Registered { .. } => {
+                self.unanswered.over(guest);
+                self.arrivals.remove(&guest);
+            }
+            Event::Refreshed { .. } | Event::Refused { .. } | Event::SequenceAdopted { .. } | Event::Stopped(_) => {
+                self.unanswered.over(guest);
+            }
             Event::Deregistered(_) => {
+                self.unanswered.over(guest);
                 self.departed.insert(guest);
                 self.hide(guest);
             }
@@ -253,6 +261,13 @@ impl Runner {
             }
             Event::Stopped(_) => self.stale = true,
             _ => {}
+        }
+    }
+
+    /// Nobody has answered a binding update for a while: the kernel may have dropped it, or its acknowledgement, in silence.
+    fn ask_the_kernel(&mut self, guest: GuestId, transmission: u32) {
+        if let Some(hint) = self.unanswered.again(guest, transmission, statistics::read().ok()) {
+            self.herald.announce(self.roster.get(guest), Weight::Trouble, "unanswered", hint, None);
         }
     }
 

@@ -88,6 +88,11 @@ impl Runner {
             care_of: view.and_then(|view| view.care_of),
             expires_in: view.and_then(|view| view.binding).map(|binding| seconds(binding.expires)),
             sequence: view.map(|view| view.sequence.0),
+            unanswered: self
+                .unanswered
+                .hint(id)
+                .filter(|_| view.is_some_and(|view| view.attempts > 0))
+                .map(str::to_owned),
             refused: view.and_then(|view| view.refused).map(|status| status.to_string()),
             next: view.and_then(|view| view.next).map(|(at, what)| Next { within: seconds(at), what: what.to_owned() }),
             ..Guest::new(&guest.name, guest.home_address, state)

@@ -4,7 +4,7 @@ use std::fmt::{self, Write as _};
 
 use zeroize::Zeroizing;
 
-use super::algorithms;
+use super::{algorithms, typeless};
 use crate::ipsec::{AssociationLifetime, Encryption, Esp, Integrity, SecretKey, SecurityAssociation};
 use crate::policy::{GuestPolicy, KeyOrigin, KeyPaths, Policy, Role, key_text};
 
@@ -25,7 +25,7 @@ pub enum Format {
     Mip6d,
     /// `sa.conf` for `setkey -f`.
     Setkey,
-    /// A script of `ip xfrm state add`.
+    /// A script of `ip xfrm state add` and `ip xfrm policy add`.
     IpXfrm,
     /// strongSwan's `swanctl.conf`.
     Swanctl,
@@ -81,10 +81,11 @@ pub fn export(
         return Err(ExportError::ManualKeys);
     }
     let associations: usize = policy.guests.iter().map(|guest| guest.protection.associations().len()).sum();
-    if associations == 0 {
+    let exporter = Exporter { policy, paths, format, with_keys };
+    // A home agent of umip needs a security policy for guests without protection, too, on some kernels.
+    if associations == 0 && (format == Format::Setkey || exporter.other() == Role::MobileNode) {
         return Err(ExportError::Unprotected);
     }
-    let exporter = Exporter { policy, paths, format, with_keys };
     let mut text = Zeroizing::new(String::with_capacity(4096 + associations * LONGEST_ASSOCIATION));
     exporter.head(&mut text);
     for guest in &policy.guests {
@@ -120,10 +121,14 @@ impl Exporter<'_> {
                 let mobility = if self.policy.home_agent.key_management_mobility { "enabled" } else { "disabled" };
                 let _ = writeln!(
                     text,
-                    "# Part of mip6d.conf of the {name} (NodeConfig {config}). Its security associations are not in"
+                    "# Part of mip6d.conf of the {name} (NodeConfig {config}). Before mip6d starts, load the security associations"
                 );
-                text.push_str("# here: load them with setkey or ip before mip6d starts (`kagemusha policy export --to setkey`).\n");
-                let _ = writeln!(text, "UseMnHaIPsec enabled;\nKeyMngMobCapability {mobility};");
+                text.push_str(
+                    "# (`kagemusha policy export --to setkey`) and the policies told below; or both (`--to ip-xfrm`).\n",
+                );
+                let protected = self.policy.guests.iter().any(|guest| !guest.protection.is_none());
+                let ipsec = if protected { "enabled" } else { "disabled" };
+                let _ = writeln!(text, "UseMnHaIPsec {ipsec};\nKeyMngMobCapability {mobility};");
             }
             Format::Setkey => {
                 let _ = writeln!(text, "# Security associations of the {other}: setkey -f FILE, before mip6d starts.");
@@ -131,7 +136,8 @@ impl Exporter<'_> {
             Format::IpXfrm | Format::Swanctl => {
                 let _ = writeln!(
                     text,
-                    "#!/bin/sh\n# Security associations of the {other}. As a batch, so that keys stand on no command line."
+                    "#!/bin/sh\n# Security associations of the {other}, and policies that go with those of umip's mip6d; load them before it \
+                     starts.\n# As a batch, so that keys stand on no command line."
                 );
             }
         }
@@ -144,12 +150,34 @@ impl Exporter<'_> {
     }
 
     fn guest(&self, text: &mut String, guest: &GuestPolicy) -> Result<(), ExportError> {
-        let (home_agent, name) = (self.policy.home_agent.address, &guest.name);
-        let _ = writeln!(text, "\n# guest {name}");
+        let _ = writeln!(text, "\n# guest {}", guest.name);
         if guest.protection.is_none() {
-            let _ = writeln!(text, "# {} registers without protection: nothing to install", guest.home_address);
-            return Ok(());
+            let _ = writeln!(text, "# {} registers without protection", guest.home_address);
+        } else {
+            self.protection(text, guest)?;
         }
+        self.typeless(text, guest);
+        Ok(())
+    }
+
+    /// What umip's policies need beside them on newer kernels: commands for `ip`, in `mip6d.conf` as comments.
+    fn typeless(&self, text: &mut String, guest: &GuestPolicy) {
+        let lines = typeless::policies(self.policy, guest, self.other());
+        let before = match self.format {
+            Format::Mip6d => "# ip ",
+            Format::IpXfrm => "",
+            Format::Setkey | Format::Swanctl => return,
+        };
+        if !lines.is_empty() {
+            text.push_str(typeless::PURPOSE);
+        }
+        for line in lines {
+            let _ = writeln!(text, "{before}{line}");
+        }
+    }
+
+    fn protection(&self, text: &mut String, guest: &GuestPolicy) -> Result<(), ExportError> {
+        let home_agent = self.policy.home_agent.address;
         if self.format == Format::Mip6d {
             let length = self.policy.home_agent.home_link.length();
             let _ = writeln!(text, "IPsecPolicySet {{\n\tHomeAgentAddress {home_agent};");

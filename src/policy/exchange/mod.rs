@@ -12,6 +12,7 @@ mod mip6d;
 mod setkey;
 mod side;
 mod text;
+mod typeless;
 mod xfrm;
 
 pub use diff::{Comparison, Difference, compare, lifetime_words};

@@ -121,7 +121,7 @@ impl Path {
             }
         }
         for (a, name_a, b, name_b, mtu) in cables {
-            let there = b.namespace_path();
+            let there = b.namespace_path()?;
             a.ip(&format!(
                 "link set lo up\nlink add dev {name_a} mtu {mtu} type veth peer name {name_b} mtu {mtu} netns {}",
                 there.display()
@@ -155,7 +155,7 @@ impl Path {
         self.host.ip(&format!("link del {GUEST_LINK}"))?;
         self.guest.ip(&format!(
             "link add dev eth0 mtu {mtu} type veth peer name {GUEST_LINK} mtu {mtu} netns {}",
-            self.host.namespace_path().display()
+            self.host.namespace_path()?.display()
         ))?;
         self.guest.sysctl("conf/eth0/accept_dad", "0")?;
         self.guest.ip(&format!("link set eth0 address {GUEST_MAC} up"))?;
@@ -262,7 +262,7 @@ impl Path {
     pub(crate) fn second_guest(&self) -> Outcome<Node> {
         let guest = Node::new("guest2")?;
         let inner = 1500 - self.variant.overhead();
-        let host = self.host.namespace_path();
+        let host = self.host.namespace_path()?;
         guest.ip(&format!(
             "link set lo up\nlink add dev eth0 mtu {inner} type veth peer name g1 mtu {inner} netns {}",
             host.display()
