@@ -58,6 +58,27 @@ pub(crate) struct Bench<'lab> {
     cookie: Cell<u64>,
 }
 
+/// What stands before a message in the clear, so that a kernel might not find out what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disguise {
+    None,
+    /// The Home Address option, or the type 2 routing header.
+    MobileIpv6,
+    /// A fragment header with all of the packet behind it, and an extension header: since Linux 6.7 policies see no further.
+    Fragment,
+    /// More extension headers than policies see past since Linux 6.7.
+    ManyOptions,
+}
+
+impl Disguise {
+    const ALL: [Self; 4] = [Self::None, Self::MobileIpv6, Self::Fragment, Self::ManyOptions];
+}
+
+/// Destination options that mean nothing.
+fn padding(next_header: u8) -> [u8; 8] {
+    [next_header, 0, 1, 4, 0, 0, 0, 0]
+}
+
 /// SPI of an association of these policies.
 pub(crate) fn spi(class: Class, toward: Toward) -> u32 {
     let index = Class::ALL.iter().position(|one| *one == class).unwrap_or_default();
@@ -111,6 +132,9 @@ impl<'lab> Bench<'lab> {
             Class::HomeRegistration => Class::MobilePrefixDiscovery,
             Class::TunnelPayload => Class::ReturnRoutability,
             tunnel if tunnel.is_tunnel() => Class::TunnelPayload,
+            // Those of registrations are as good for all mobility headers, and those of all mobility headers are none of `any`.
+            Class::MobilityHeaders => Class::MobilePrefixDiscovery,
+            Class::Any => Class::MobilityHeaders,
             _ => Class::HomeRegistration,
         };
         let mut classes = vec![Class::HomeRegistration, class, spare];
@@ -369,23 +393,34 @@ impl<'lab> Bench<'lab> {
         let receiver = self.receiver(toward)?;
         let mut cookies = Vec::new();
         let mut frames = Vec::new();
-        for with_extension in [false, true] {
+        for disguise in Disguise::ALL {
             let (mut message, cookie) = self.message(toward);
             let at = if self.protocol() == MOBILITY { 4 } else { 2 };
             if self.protocol() != EXPERIMENT {
                 let sum = craft::checksum(source, destination, self.protocol(), &message);
                 message[at..at + 2].copy_from_slice(&sum.to_be_bytes());
             }
-            let packet = match (with_extension, self.class.is_tunnel(), toward) {
-                (false, ..) => craft::ipv6(source, destination, self.protocol(), &message),
-                (true, true, _) => continue,
-                (true, false, Toward::HomeAgent) => {
+            if self.class.is_tunnel() && disguise != Disguise::None {
+                continue;
+            }
+            let packet = match (disguise, toward) {
+                (Disguise::None, _) => craft::ipv6(source, destination, self.protocol(), &message),
+                (Disguise::MobileIpv6, Toward::HomeAgent) => {
                     let option = [&[self.protocol(), 2, 1, 2, 0, 0, 201, 16][..], &GUEST.octets()].concat();
                     craft::ipv6(self.care_of.get(), HOME_AGENT, 60, &[option, message].concat())
                 }
-                (true, false, Toward::Guest) => {
+                (Disguise::MobileIpv6, Toward::Guest) => {
                     let header = [&[self.protocol(), 2, 2, 1, 0, 0, 0, 0][..], &GUEST.octets()].concat();
                     craft::ipv6(HOME_AGENT, self.care_of.get(), 43, &[header, message].concat())
+                }
+                (Disguise::Fragment, _) => {
+                    let fragment = [60, 0, 0, 0, 0, 0, 0, 77];
+                    let headers = [&fragment[..], &padding(self.protocol())].concat();
+                    craft::ipv6(source, destination, 44, &[headers, message].concat())
+                }
+                (Disguise::ManyOptions, _) => {
+                    let headers = [padding(60).repeat(19), padding(self.protocol()).to_vec()].concat();
+                    craft::ipv6(source, destination, 60, &[headers, message].concat())
                 }
             };
             let (to, from) = (esp.ether_destination, esp.ether_source);

@@ -53,6 +53,7 @@ pub fn at_rest(configuration: &Configuration) -> KernelState {
         let selector = |source, destination, upper_layer| Selector { source, destination, upper_layer };
         protect::block(&mut state, Direction::In, selector(Prefix::ANY, home_agent, received));
         protect::block(&mut state, Direction::Out, selector(home_agent, Prefix::ANY, acknowledgement));
+        protect::not_read(&mut state, home_agent);
     }
     state
 }

@@ -95,6 +95,7 @@ pub const fn class_priority(class: Class) -> u32 {
 pub(crate) mod protocol {
     /// Type 2 routing header, under the number of routing headers.
     pub(crate) const ROUTING: u8 = 43;
+    pub(crate) const FRAGMENT: u8 = 44;
     pub(crate) const ESP: u8 = 50;
     /// Home Address option, under the number of destination options.
     pub(crate) const DESTINATION_OPTIONS: u8 = 60;

@@ -34,6 +34,9 @@ pub(super) fn at_rest(state: &mut KernelState, configuration: &Configuration, gu
             let mobility = UpperLayer::Protocol(protocol::MOBILITY);
             failsafe(state, guest, Direction::Out, selector(host, Prefix::ANY, mobility));
             failsafe(state, guest, Direction::In, selector(Prefix::ANY, host, mobility));
+            if !guest.protection.is_none() {
+                not_read(state, host);
+            }
             for class in guest.protection.classes.keys() {
                 let layer = |toward| match class.upper_layer(toward) {
                     UpperLayer::MobilityHeader(_) => mobility,
@@ -200,7 +203,7 @@ fn home_agent_failsafe(state: &mut KernelState, home_agent: Ipv6Addr, guest: &Gu
     match class {
         Class::MobilePrefixDiscovery => {
             let layers = received::layers(class, Toward::HomeAgent);
-            for layer in layers.into_iter().chain(received::BEHIND_SEVERAL_HEADERS) {
+            for layer in layers.into_iter().chain(received::MISREAD) {
                 failsafe(state, guest, Direction::In, selector(host, Prefix::ANY, layer));
             }
             failsafe(state, guest, Direction::Out, selector(Prefix::ANY, host, to_guest));
@@ -310,6 +313,13 @@ fn failsafe(state: &mut KernelState, guest: &Guest, direction: Direction, select
 pub fn needs_another_name(key: &PolicyKey) -> bool {
     let hosts = [key.selector.source, key.selector.destination];
     key.priority == FAILSAFE_PRIORITY && hosts.iter().all(|prefix| prefix.length() == 128)
+}
+
+/// Discards what is for this host and no policy would see as what it is.
+pub(super) fn not_read(state: &mut KernelState, host: Prefix) {
+    for layer in received::UNREAD {
+        block(state, Direction::In, selector(Prefix::ANY, host, layer));
+    }
 }
 
 /// A failsafe policy.

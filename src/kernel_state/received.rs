@@ -6,11 +6,15 @@
 //! | kernel | mobility headers | ICMPv6 |
 //! |---|---|---|
 //! | up to 6.6 | the type only behind exactly one extension header; otherwise any type, or 0 | the type only without an extension header; behind some, the next header that the first one names |
-//! | from 6.7 on | no type: every one counts as type 0 | the type, whatever stands before it |
+//! | from 6.7 on | no type: every one counts as type 0 | the type, whatever stands before it; 0 behind a fragment header that came with a whole packet |
 //!
-//! (Since 6.7 the generic flow dissector reads them, which knows no mobility headers.) So no policy for what is received or forwarded names a
-//! type of mobility headers: it is for all of them. Where a guest has two classes that would then want the same packets, each under SAs of
-//! its own, the wider one decides for both, and the SAs of the narrower one count as its own: see [`judge`].
+//! (Since 6.7 the generic flow dissector reads them, which knows no mobility headers; all measured on 6.1, 6.12 and 7.2.) So no policy for what is
+//! received or forwarded names a type of mobility headers: it is for all of them. Where a guest has two classes that would then want the
+//! same packets, each under SAs of its own, the wider one decides for both, and the SAs of the narrower one count as its own: see [`judge`].
+//!
+//! From 6.7 on, even the protocol is not always read: not behind a fragment header that one more extension header follows, nor (6.12; 7.2 takes no
+//! such packets) behind some fifteen extension headers. Such a message is delivered all the same, and policies for its protocol do not see it. It counts as one of that extension
+//! header's: see [`UNREAD`].
 
 use super::protocol;
 use crate::ipsec::{Class, SecurityAssociation, Toward, Transform, UpperLayer};
@@ -37,10 +41,19 @@ pub(super) fn layers(class: Class, toward: Toward) -> Vec<UpperLayer> {
     }
 }
 
-/// What messages of a type are taken for, up to 6.6, when more than one extension header stands before them: the first one names another one of
-/// those that hosts take off. No ICMPv6 message has such a type.
-pub(super) const BEHIND_SEVERAL_HEADERS: [UpperLayer; 2] =
-    [UpperLayer::Icmpv6(protocol::ROUTING), UpperLayer::Icmpv6(protocol::DESTINATION_OPTIONS)];
+/// What ICMPv6 messages are taken for when the kernel does not find their type: up to 6.6, when more than one extension header stands before them, for
+/// another one that hosts take off; from 6.7 on, when a fragment header does, for type 0. No ICMPv6 message has such a type.
+pub(super) const MISREAD: [UpperLayer; 4] = [
+    UpperLayer::Icmpv6(0),
+    UpperLayer::Icmpv6(protocol::ROUTING),
+    UpperLayer::Icmpv6(protocol::FRAGMENT),
+    UpperLayer::Icmpv6(protocol::DESTINATION_OPTIONS),
+];
+
+/// What messages of any protocol are taken for when the kernel stops reading among their extension headers. Nobody sends such ones but to get by
+/// policies.
+pub(super) const UNREAD: [UpperLayer; 2] =
+    [UpperLayer::Protocol(protocol::ROUTING), UpperLayer::Protocol(protocol::DESTINATION_OPTIONS)];
 
 /// The class whose policies decide on received packets of this one.
 ///
@@ -49,11 +62,13 @@ pub(super) const BEHIND_SEVERAL_HEADERS: [UpperLayer; 2] =
 /// and in the SAD the narrower one's SAs for receiving have its reqid ([`association`]). What comes in is still under ESP by an SA of
 /// this guest and this home agent, for nothing else has that reqid; only *which* of the guest's SAs it was the kernel does not ask. What is sent, it tells
 /// by type: each class under its own SA, as the other side expects.
+///
+/// In tunnels the narrower one decides on its own, and all mobility headers that come out of one have to be under its SAs: those of data let in
+/// none.
 pub(super) fn judge(protection: &Protection, class: Class) -> Class {
     let wider: &[Class] = match class {
         Class::HomeRegistration => &[Class::MobilityHeaders, Class::Any],
         Class::MobilePrefixDiscovery => &[Class::Icmpv6, Class::Any],
-        Class::ReturnRoutability => &[Class::TunnelMobilityHeaders, Class::TunnelPayload],
         _ => &[],
     };
     wider.iter().copied().find(|wider| protection.has(*wider)).unwrap_or(class)

@@ -83,7 +83,9 @@ fn guest(role: Role, index: usize, classes: &[Class], (key, spi): (u8, u32)) -> 
     for class in classes {
         let place = Class::ALL.iter().position(|one| one == class).unwrap();
         let number = (16 * index + 2 * place) as u32;
-        let reqids = Reqids { to_home_agent: number + 1, to_guest: number + 2 };
+        // As a policy file may: those of tunnels are unique in it, others in a guest.
+        let first = if class.is_tunnel() { number } else { 2 * place as u32 };
+        let reqids = Reqids { to_home_agent: first + 1, to_guest: first + 2 };
         let octet = key.wrapping_add((17 * number) as u8);
         let out = sa(home_address(index), home_agent(), spi + number, reqids.to_home_agent, octet);
         let back = sa(home_agent(), home_address(index), spi + number + 1, reqids.to_guest, octet.wrapping_add(7));
@@ -151,9 +153,7 @@ pub fn traffic(class: Class) -> (Ipv6Addr, Vec<Payload>, Vec<Payload>) {
         ),
         Class::ReturnRoutability => (other, mobility(&[1]), mobility(&[3])),
         Class::TunnelMobilityHeaders => (other, mobility(&[1, 2, 5]), mobility(&[3, 4, 6])),
-        Class::TunnelPayload => {
-            (other, vec![Payload::Data, Payload::Mobility(2)], vec![Payload::Data, Payload::Mobility(4)])
-        }
+        Class::TunnelPayload => (other, vec![Payload::Data], vec![Payload::Data]),
     }
 }
 

@@ -9,12 +9,17 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kagemusha::ipsec::{AssociationKey, Class, PolicyKey};
-use kagemusha::kernel_state::{Bindings, Configuration, KernelState, Rule, Site, compile};
+use kagemusha::ipsec::{AssociationKey, Class, Direction, PolicyKey, SecurityPolicy, UpperLayer};
+use kagemusha::kernel_state::{
+    Bindings, Configuration, FAILSAFE_PRIORITY, KernelState, PROTECTING_PRIORITY, Rule, Site, compile,
+};
 use kagemusha::policy::Role;
+use kagemusha::vocabulary::Prefix;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use crate::cast::{ROLES, acknowledgement, bindings, care_of, configuration_of, home_agent, site, update};
+use crate::cast::{
+    ACKNOWLEDGEMENT, ROLES, UPDATE, acknowledgement, bindings, care_of, configuration_of, home_agent, site, update,
+};
 use crate::damage::{aliens, holds_all, union};
 use crate::host::{Host, Numbering, Order, Phase, Rules, rules};
 use crate::kernel::{KERNELS, Kernel};
@@ -88,11 +93,40 @@ const HEARD: &str = "what the other side says is heard when the kernel holds wha
 const MOVED: &str = "the kernel moves the tunnels that it is told to move";
 const RESTARTED: &str = "a daemon is killed in the middle of a plan, and one that follows gets everything in force";
 
-/// A kernel in which only others have something, and one that an earlier policy with other keys has left bound.
+/// What a version that selected by type has left of this state: beside each policy for all mobility headers that are received or forwarded one by
+/// type, or in its place.
+fn by_type_as_well(mut state: KernelState) -> KernelState {
+    let received = |policy: &&SecurityPolicy| {
+        let PolicyKey { direction, selector, priority } = policy.key;
+        let headers = selector.upper_layer == UpperLayer::Protocol(135);
+        direction != Direction::Out && headers && priority != FAILSAFE_PRIORITY
+    };
+    let all: Vec<_> = state.policies.values().filter(received).cloned().collect();
+    for untyped in all {
+        let to_home_agent = untyped.key.selector.source != Prefix::host(home_agent());
+        let kind = match (untyped.key.priority == PROTECTING_PRIORITY, to_home_agent) {
+            (true, true) => UPDATE,
+            (true, false) => ACKNOWLEDGEMENT,
+            _ => 3,
+        };
+        if kind == ACKNOWLEDGEMENT {
+            state.policies.remove(&untyped.key);
+        }
+        let mut typed = untyped;
+        typed.key.selector.upper_layer = UpperLayer::MobilityHeader(kind);
+        state.policies.insert(typed.key, typed);
+    }
+    state
+}
+
+/// A kernel in which only others have something, one that an earlier policy with other keys has left bound, and one that an older version of the
+/// daemon has.
 fn beginnings(role: Role, earlier: &[Vec<Class>]) -> Vec<KernelState> {
     let configuration = configuration_of(role, earlier, 2, 2000);
     let bound = compile(&configuration, &bindings(&vec![Some(4); earlier.len()]), &site(Some("eth1"), true));
-    vec![aliens(), union(bound, &aliens())]
+    let configuration = configuration_of(role, earlier, 1, 1000);
+    let older = compile(&configuration, &bindings(&vec![Some(4); earlier.len()]), &site(Some("eth1"), true));
+    vec![aliens(), union(bound, &aliens()), union(by_type_as_well(older), &aliens())]
 }
 
 /// A message of the other side, away from home, under a number that nobody has seen.
@@ -474,6 +508,21 @@ fn the_model_finds_an_inbound_policy_by_type() {
         by_type(Kernel::From612).finds(HEARD);
         // Older ones know the type of a message that looks as it should.
         by_type(Kernel::UpTo66).holds_there(&format!("{role}: inbound policies by type"));
+    }
+}
+
+/// Since Linux 6.7 a message behind many extension headers is no mobility header to the SPD, and gets to the socket all the same.
+#[test]
+fn the_model_finds_that_what_is_not_read_is_let_in() {
+    for role in ROLES {
+        let let_in = |kernel| {
+            let mut exploration = Exploration::new(role, Budget::default()).on(kernel);
+            exploration.rules.wanted = mutants::unread_is_let_in;
+            exploration
+        };
+        let_in(Kernel::From67).finds(CLEAR);
+        let_in(Kernel::From612).finds(CLEAR);
+        let_in(Kernel::UpTo66).holds_there(&format!("{role}: what is not read is let in"));
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Rules {
     pub numbering: Numbering,
     /// How far ahead of use numbers are reserved.
     pub reserve: u64,
+    /// SAs in transport mode are made without a selector.
+    pub unselective: bool,
 }
 
 /// What survives everything: how far the numbers of each SA can have come.
@@ -257,7 +259,9 @@ impl Host {
 
     /// Power is lost: only the disk remains, and until a daemon starts nothing is protected.
     pub fn reboot(&mut self, to: KernelState) {
-        self.machine = Machine::new(to, self.machine.own.iter().copied()).on(self.machine.kernel);
+        let Machine { kernel, unselective, .. } = self.machine;
+        let fresh = Machine::new(to, self.machine.own.iter().copied()).on(kernel);
+        self.machine = Machine { unselective, ..fresh };
         self.daemon = None;
         (self.guarded, self.stale, self.wounded) = (false, false, false);
     }
@@ -419,5 +423,6 @@ pub fn rules() -> Rules {
         owned,
         numbering: Numbering::Reserved,
         reserve: 4,
+        unselective: false,
     }
 }

@@ -39,14 +39,27 @@ impl Kernel {
 
     /// All that it may be asked for, whatever whoever sends it puts before or behind the payload. `named` are the types that policies name.
     pub fn may_see(self, payload: Payload, named: impl Iterator<Item = UpperLayer>) -> BTreeSet<Payload> {
-        let headers: [&[u8]; 6] = [&[], &[60], &[43], &[60, 60], &[60, 43], &[43, 60]];
+        let headers: [&[u8]; 7] = [&[], &[60], &[43], &[60, 60], &[60, 43], &[60, 44], &[43, 60]];
         let mut seen: BTreeSet<_> = headers.into_iter().map(|headers| self.seen(payload, headers)).collect();
-        if let (Self::UpTo66, Payload::Mobility(_)) = (self, payload) {
-            seen.extend(named.filter_map(|layer| match layer {
+        match (self, payload) {
+            (Self::UpTo66, Payload::Mobility(_)) => seen.extend(named.filter_map(|layer| match layer {
                 UpperLayer::MobilityHeader(kind) => Some(Payload::Mobility(kind)),
                 _ => None,
-            }));
+            })),
+            // Behind a fragment header that came with a whole packet.
+            (Self::From67 | Self::From612, Payload::Icmpv6(_)) => {
+                seen.insert(Payload::Icmpv6(0));
+            }
+            _ => {}
         }
         seen
+    }
+
+    /// What else it may take a received message for, when it stops reading among the extension headers.
+    pub fn stops_at(self) -> &'static [Payload] {
+        match self {
+            Self::UpTo66 => &[],
+            Self::From67 | Self::From612 => &[Payload::Extension(43), Payload::Extension(60)],
+        }
     }
 }

@@ -156,7 +156,9 @@ fn random_lives_go_wrong_when_a_rule_is_broken() {
         (Rules { order: mutants::emptied_before_it_goes, ..rules() }, "in the clear"),
         (Rules { order: mutants::no_rules, ..rules() }, "not as it should be"),
         (Rules { wanted: mutants::inbound_by_type, ..rules() }, "is refused"),
+        (Rules { wanted: mutants::unread_is_let_in, ..rules() }, "in in the clear"),
         (Rules { order: mutants::moves_by_type, ..rules() }, "does not move"),
+        (Rules { unselective: true, ..rules() }, "should be refused"),
         (Rules { numbering: Numbering::FromZero, ..rules() }, "used again"),
         (Rules { owned: |_, observed| observed.clone(), ..rules() }, "what others own was touched"),
     ];

@@ -75,6 +75,8 @@ impl Numbers {
 pub struct Machine {
     /// Which kernel it is.
     pub kernel: Kernel,
+    /// Whether SAs in transport mode were made for any packets at all, and not for those between their two ends.
+    pub unselective: bool,
     /// What can be observed.
     pub state: KernelState,
     /// The ESP SAs, in `state.associations` and others', with their numbers.
@@ -113,7 +115,8 @@ impl Machine {
     pub fn new(state: KernelState, own: impl IntoIterator<Item = Ipv6Addr>) -> Self {
         let order: Vec<_> = state.associations.keys().chain(&state.foreign_associations).copied().collect();
         let numbers = order.iter().filter(|key| key.protocol == 50).map(|key| (*key, Numbers::default())).collect();
-        Self { kernel: Kernel::default(), state, numbers, order, own: own.into_iter().collect() }
+        let own = own.into_iter().collect();
+        Self { kernel: Kernel::default(), unselective: false, state, numbers, order, own }
     }
 
     /// The same with another kernel.

@@ -87,3 +87,10 @@ pub fn moves_by_type(desired: &KernelState, observed: &KernelState) -> Plan {
     };
     Plan { steps: diff(desired, observed).steps.into_iter().map(migrated).collect() }
 }
+
+/// What the kernel does not read to its end is not discarded.
+pub fn unread_is_let_in(mut wanted: KernelState) -> KernelState {
+    let unread = [UpperLayer::Protocol(43), UpperLayer::Protocol(60)];
+    wanted.policies.retain(|key, _| !unread.contains(&key.selector.upper_layer));
+    wanted
+}

@@ -49,8 +49,11 @@ impl Pair {
         before: [(Kernel, KernelState); 2],
     ) -> Self {
         let [(one, there), (other, here)] = before;
-        let host = Host::new(Machine::new(there, (1..5).map(care_of)).on(one));
-        let agent = Host::new(Machine::new(here, [home_agent()]).on(other));
+        let mut host = Host::new(Machine::new(there, (1..5).map(care_of)).on(one));
+        let mut agent = Host::new(Machine::new(here, [home_agent()]).on(other));
+        for end in [&mut host, &mut agent] {
+            end.machine.unselective = rules.unselective;
+        }
         let configurations =
             [Role::MobileNode, Role::HomeAgent].map(|role| Arc::new(configuration_of(role, classes, 1, 1000)));
         let accepted = Bindings::default();
@@ -347,7 +350,13 @@ impl Pair {
             let forged = under(packet, sa.key.spi, &secret(sa).ok_or("no ESP")?);
             refused(
                 &forged,
-                &[Dropped::NotAsThePolicyWants, Dropped::UnknownSpi, Dropped::NotOurs, Dropped::PolicyBlocks],
+                &[
+                    Dropped::NotAsThePolicyWants,
+                    Dropped::NotForThisSa,
+                    Dropped::UnknownSpi,
+                    Dropped::NotOurs,
+                    Dropped::PolicyBlocks,
+                ],
             )?;
         }
         Ok(())
@@ -360,7 +369,6 @@ fn judge(protection: &Protection, class: Class) -> Class {
     match class {
         Class::HomeRegistration => first(&[Class::MobilityHeaders, Class::Any]),
         Class::MobilePrefixDiscovery => first(&[Class::Icmpv6, Class::Any]),
-        Class::ReturnRoutability => first(&[Class::TunnelPayload]),
         _ => class,
     }
 }

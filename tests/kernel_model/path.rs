@@ -34,6 +34,8 @@ pub enum Dropped {
     WrongKey,
     /// `XfrmInStateSeqError`
     Replayed,
+    /// `XfrmInStateMismatch`
+    NotForThisSa,
     /// `XfrmInTmplMismatch`
     NotAsThePolicyWants,
     /// Not for this machine: a home address without its flag, a care-of address that no state expects.
@@ -89,6 +91,9 @@ impl Machine {
             true => BTreeSet::new(),
             false => self.kernel.may_see(message.payload, named),
         };
+        if direction == Direction::In {
+            seen.extend(self.kernel.stops_at());
+        }
         // A socket may speak from there later on.
         if direction == Direction::Out {
             seen.insert(message.payload);
@@ -277,6 +282,13 @@ impl Machine {
 
     /// The policy check of a message that came in, with the SAs that were taken off, outermost first.
     fn check(&self, direction: Direction, flow: Flow, taken_off: &[SecurityAssociation]) -> Result<(), Dropped> {
+        let for_it = |sa: &SecurityAssociation| {
+            let between_its_ends = (sa.key.source, sa.key.destination) == (flow.source, flow.destination);
+            between_its_ends || self.unselective || !is_transport(sa)
+        };
+        if !taken_off.iter().all(for_it) {
+            return Err(Dropped::NotForThisSa);
+        }
         let nothing = Action::Allow;
         let policy = self.policy(direction, flow);
         let (action, templates) = policy.map_or((nothing, &[][..]), |policy| (policy.action, &policy.templates[..]));

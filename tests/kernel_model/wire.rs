@@ -13,6 +13,8 @@ pub enum Payload {
     Icmpv6(u8),
     /// Anything else.
     Data,
+    /// Something behind so many extension headers, or such ones, that the kernel took it for this one of them.
+    Extension(u8),
     /// No protocol at all: what `XFRM_MSG_MIGRATE` looks for when a policy is for every one.
     Unknown,
 }
@@ -24,6 +26,7 @@ impl Payload {
             Self::Mobility(_) => 135,
             Self::Icmpv6(_) => 58,
             Self::Data => 17,
+            Self::Extension(number) => number,
             Self::Unknown => 0,
         }
     }

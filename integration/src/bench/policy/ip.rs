@@ -49,6 +49,9 @@ fn association(text: &mut String, sa: &SecurityAssociation) -> std::fmt::Result 
     if let Some((algorithm, key)) = &esp.integrity {
         write!(text, " auth-trunc {} {} {}", algorithm.kernel_name(), hexadecimal(key), algorithm.icv_bits())?;
     }
+    if esp.mode == EspMode::Transport {
+        write!(text, " sel src {} dst {}", sa.key.source, sa.key.destination)?;
+    }
     text.write_char('\n')
 }
 

@@ -8,7 +8,7 @@ use netlink_packet_xfrm::{Alg, AlgAead, AlgAuth, XfrmAttrs, XfrmMessage};
 use zeroize::Zeroize;
 
 use super::replay::{self, PLAIN_REPLAY_WINDOW};
-use super::{address, association_key, selector};
+use super::{address, association_key, parse_selector, selector};
 use crate::ipsec::{
     AssociationKey, AssociationLifetime, Encryption, Esp, EspMode, Integrity, Limits, ReplayState, SecretKey,
     SecurityAssociation, Selector, Transform, UpperLayer,
@@ -61,7 +61,10 @@ fn message(sa: &SecurityAssociation, replay: ReplayState, update: bool) -> XfrmM
     match &sa.transform {
         Transform::Esp(esp) => {
             info.mode = match esp.mode {
-                EspMode::Transport => nl::XFRM_MODE_TRANSPORT,
+                EspMode::Transport => {
+                    info.selector = selector(&between_its_ends(&sa.key));
+                    nl::XFRM_MODE_TRANSPORT
+                }
                 EspMode::Tunnel => nl::XFRM_MODE_TUNNEL,
             };
             info.reqid = esp.reqid;
@@ -83,16 +86,20 @@ fn message(sa: &SecurityAssociation, replay: ReplayState, update: bool) -> XfrmM
             if *wildcard {
                 info.flags = nl::XFRM_STATE_WILDRECV;
             } else {
-                info.selector = selector(&Selector {
-                    source: Prefix::host(sa.key.source),
-                    destination: Prefix::host(sa.key.destination),
-                    upper_layer: UpperLayer::Any,
-                });
+                info.selector = selector(&between_its_ends(&sa.key));
             }
             message.nlas.push(XfrmAttrs::CareOfAddr(address(*care_of_address)));
         }
     }
     if update { XfrmMessage::UpdateSa(message) } else { XfrmMessage::AddSa(message) }
+}
+
+/// What an SA that is no tunnel is for. Received packets the kernel looks up by destination and SPI alone, and then asks the policy for the reqid; so
+/// without a selector another guest's SA, if it has the same reqid, would do for this one's packets (RFC 4301 §5.2, step 4; measured on 6.1,
+/// 6.12 and 7.2).
+fn between_its_ends(key: &AssociationKey) -> Selector {
+    let (source, destination) = (Prefix::host(key.source), Prefix::host(key.destination));
+    Selector { source, destination, upper_layer: UpperLayer::Any }
 }
 
 fn algorithms(
@@ -258,6 +265,11 @@ impl Attributes {
             return None;
         }
         match (info.id.proto, info.mode) {
+            (nl::IPPROTO_ESP, nl::XFRM_MODE_TRANSPORT)
+                if parse_selector(&info.selector) != Some(between_its_ends(&association_key(info))) =>
+            {
+                None
+            }
             (nl::IPPROTO_ESP, nl::XFRM_MODE_TRANSPORT | nl::XFRM_MODE_TUNNEL)
                 if info.flags & !(nl::XFRM_STATE_AF_UNSPEC | nl::XFRM_STATE_ESN) == 0 =>
             {

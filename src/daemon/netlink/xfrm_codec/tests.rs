@@ -2,6 +2,7 @@ use super::association::*;
 use super::policy::*;
 use super::*;
 use crate::ipsec::*;
+use crate::vocabulary::Prefix;
 use netlink_packet_core::Emitable;
 use netlink_packet_xfrm::{Alg, XfrmAttrs, XfrmMessage};
 use proptest::prelude::*;
@@ -132,6 +133,27 @@ fn associations_come_back() {
     for sa in associations() {
         let read = parse_association(&bytes(&put_association(&sa, false))).unwrap();
         assert!(matches!(read, Some(ObservedAssociation::Known(read)) if read == sa), "{sa:?}");
+    }
+}
+
+/// Without a selector it would do for the packets of another guest whose SA has the same reqid. So one that an older version has made without is
+/// not what a policy wants, and is made anew. A tunnel is for all that its policies put into it.
+#[test]
+fn an_association_in_transport_mode_is_for_its_two_ends_alone() {
+    for sa in associations() {
+        let Some(esp) = sa.transform.esp() else { continue };
+        let XfrmMessage::AddSa(mut message) = put_association(&sa, false) else { panic!() };
+        let whole = Selector { source: Prefix::ANY, destination: Prefix::ANY, upper_layer: UpperLayer::Any };
+        let (source, destination) = (Prefix::host(sa.key.source), Prefix::host(sa.key.destination));
+        let ends = Selector { source, destination, ..whole };
+        let transport = esp.mode == EspMode::Transport;
+        let selector = parse_selector(&message.user_sa_info.selector);
+        assert_eq!(selector, Some(if transport { ends } else { whole }), "{sa:?}");
+        for other in [whole, Selector { source: Prefix::ANY, ..ends }] {
+            message.user_sa_info.selector = super::selector(&other);
+            let read = parse_association(&bytes(&XfrmMessage::AddSa(message.clone()))).unwrap();
+            assert_eq!(matches!(read, Some(ObservedAssociation::Foreign(_))), transport, "{sa:?}");
+        }
     }
 }
 
