@@ -2,6 +2,7 @@
 //! and small probes send and receive one kind of packet each.
 
 mod numbers;
+mod sent;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -15,8 +16,7 @@ use kagemusha::daemon::reconcile::Reconciler;
 use kagemusha::ipsec::{Class, ReplayState, SecretKey, SecurityAssociation, Toward, Transform};
 use kagemusha::kernel_state::{Bindings, Configuration, FAILSAFE_PRIORITY, KernelState, Site, compile};
 use kagemusha::policy::Role;
-use kagemusha::vocabulary::{GuestId, Lifetime, SequenceNumber};
-use kagemusha::wire::mobility::{BindingUpdate, BindingUpdateFlags, Message, MobilityOption};
+use kagemusha::vocabulary::GuestId;
 use socket2::{Domain, MsgHdr, Protocol, Socket, Type};
 
 use crate::capture::Observer;
@@ -32,8 +32,10 @@ use crate::topology::cast::{CARE_OF, CARE_OF_AFTER_MOVE, FAR, GUEST, HOME_AGENT}
 use crate::topology::{FOREIGN, FOREIGN2, TRANSIT};
 use crate::umip;
 
+pub(crate) use sent::{send_binding_update, solicit_prefixes};
+
 /// Long enough for a packet through four kernels that share a slow processor.
-const ARRIVES: Duration = Duration::from_secs(3);
+const ARRIVES: Duration = Duration::from_secs(15);
 /// A time in which whatever could arrive would have.
 const QUIET: Duration = Duration::from_millis(400);
 
@@ -557,8 +559,10 @@ impl<'lab> Bench<'lab> {
             let steps = self.apply(role, |_| {}, |_| {})?;
             let migrations = steps.iter().filter(|step| step.starts_with("migrate ")).count();
             let tunnels = [self.class, self.spare].iter().filter(|class| class.is_tunnel()).count();
-            let others = steps.iter().any(|step| step.contains("ESP SA"));
-            ensure(migrations >= 3 * tunnels && (tunnels > 0) == (migrations > 0) && !others, || {
+            // A policy of a type that sends is changed in its place, and its SA moves with its sequence numbers: since 6.12 the kernel finds no such policy to migrate.
+            let made = |step: &String| step.contains("ESP SA") && !(tunnels > 0 && step.starts_with("move ESP SA"));
+            let others = steps.iter().any(made);
+            ensure(migrations >= 2 * tunnels && (tunnels > 0) == (migrations > 0) && !others, || {
                 format!("{}: the move of the {role} took these steps: {}", self.class, steps.join("; "))
             })?;
         }
@@ -681,30 +685,4 @@ fn release(node: &Node) -> Outcome<(u32, u32)> {
         (Some(Ok(version)), Some(Ok(patch_level))) => Ok((version, patch_level)),
         _ => Err(Failure::new(format!("the kernel calls itself {release:?}"))),
     }
-}
-
-/// A binding update of the guest's home address, as a program on the host sends it.
-pub(crate) fn send_binding_update(host: &Node, care_of: Ipv6Addr) -> Outcome {
-    let flags = BindingUpdateFlags { acknowledge: true, home_registration: true, ..Default::default() };
-    let options = vec![MobilityOption::AlternateCareOfAddress(care_of)];
-    let (sequence, lifetime) = (SequenceNumber(1), Lifetime::from_duration(Duration::from_secs(400)));
-    let update = Message::BindingUpdate(BindingUpdate { sequence, flags, lifetime, options }).emit();
-    host.run(move || -> Outcome {
-        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(i32::from(MOBILITY))))?;
-        socket.bind(&SocketAddrV6::new(GUEST, 0, 0, 0).into())?;
-        socket.send_to(&update, &SocketAddrV6::new(HOME_AGENT, 0, 0, 0).into())?;
-        Ok(())
-    })?
-    .during(|| "a binding update".into())
-}
-
-/// A mobile prefix solicitation of the guest's home address (RFC 6275 §6.7), as a program on the host sends it.
-pub(crate) fn solicit_prefixes(host: &Node) -> Outcome {
-    host.run(|| -> Outcome {
-        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::from(i32::from(ICMPV6))))?;
-        socket.bind(&SocketAddrV6::new(GUEST, 0, 0, 0).into())?;
-        socket.send_to(&[146, 0, 0, 0, 0x4b, 0x61, 0, 0], &SocketAddrV6::new(HOME_AGENT, 0, 0, 0).into())?;
-        Ok(())
-    })?
-    .during(|| "a mobile prefix solicitation".into())
 }

@@ -291,11 +291,15 @@ mod tests {
             guests: false,
             named,
             begun: None,
+            joined: false,
+            tier: None,
             patient: false,
             environment: Default::default(),
             task: Task::Scenarios(names.map(str::to_owned).to_vec()),
         };
-        Site::new(&job, "6.12", place, false, false).unwrap()
+        let Task::Scenarios(names) = job.task.clone() else { unreachable!() };
+        let part = Part { label: "6.12".into(), place, peer: None, names };
+        Site::new(&job, part, false).unwrap()
     }
 
     fn machine() -> Place {

@@ -35,10 +35,10 @@ pub(crate) struct Options {
     pub(crate) umip_kernel: String,
     /// End everything after so many seconds.
     #[arg(long, default_value_t = 3000)]
-    timeout: u64,
+    pub(crate) timeout: u64,
     /// More words for the kernel's command line.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
-    append: String,
+    pub(crate) append: String,
 }
 
 impl Default for Options {

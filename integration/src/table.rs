@@ -56,7 +56,7 @@ fn one_kernel(report: &KernelReport, text: &mut String) {
 /// A row for each scenario, a column for each kernel.
 fn matrix(reports: &[KernelReport], text: &mut String) {
     let names = names(reports);
-    let width = names.iter().map(|name| name.len()).max().unwrap_or_default();
+    let width = names.iter().map(|name| name.len()).chain(["kernel".len()]).max().unwrap_or_default();
     let cells: Vec<usize> = reports.iter().map(|report| report.release.len().max(15)).collect();
     let line = |first: &str, rest: Vec<String>| {
         let rest: String = rest.iter().zip(&cells).map(|(cell, width)| format!("  {cell:<width$}")).collect();
@@ -147,7 +147,7 @@ mod tests {
             report("6.1", &[("one", Verdict::Failed("wrong\nmore".into()))]),
         ];
         let text = text(&reports);
-        assert!(text.contains("two    2ND         1 s       -"), "{text}");
+        assert!(text.contains("two     2ND         1 s  -\n"), "{text}");
         assert!(text.contains("6.1: one: FAILED: wrong\n"), "{text}");
         assert!(text.ends_with("1 OF THEM AT A SECOND ATTEMPT ONLY\n2 passed, 1 failed, 1 skipped\n"), "{text}");
     }

@@ -17,7 +17,7 @@ fn run(lab: &Lab) -> Outcome {
     let sites = Sites::build(lab)?;
     let stage = Stage::set(lab, &sites, &Options::default())?;
     let _guest = stage.guest_at(Site::One)?;
-    let conversation = Conversation::begin(lab, GUEST, 10)?;
+    let conversation = Conversation::begin(lab, GUEST, 100)?;
     let mut source = stage.watch(Site::One)?;
     stage.move_guest(Site::One, Site::Two)?;
     std::thread::sleep(Duration::from_millis(300));

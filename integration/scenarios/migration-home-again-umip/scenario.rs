@@ -34,7 +34,7 @@ fn run(lab: &Lab) -> Outcome {
     let _services = net.guest.run(guest::serve)??;
     lab.wait_for_router(&net.guest)?;
     lab.ping_until_answered(&net.far, GUEST, SOON)?;
-    let conversation = Conversation::begin(lab, GUEST, 10)?;
+    let conversation = Conversation::begin(lab, GUEST, 100)?;
 
     lab.step("it comes home");
     let mut link = lab.watch(HOME)?;

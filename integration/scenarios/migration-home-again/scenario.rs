@@ -28,7 +28,7 @@ fn run(lab: &Lab) -> Outcome {
     stage.start(Site::Home)?;
     let guest = stage.guest_at(Site::One)?;
     let before = guest.world()?;
-    let conversation = Conversation::begin(lab, GUEST, 10)?;
+    let conversation = Conversation::begin(lab, GUEST, 100)?;
 
     lab.step("the guest comes home");
     let spis = (VM1.spi_to_home_agent(Site::Home), VM1.spi_to_guest());

@@ -17,7 +17,7 @@ fn run(lab: &Lab) -> Outcome {
     let sites = Sites::build(lab)?;
     let mut stage = Stage::set(lab, &sites, &Options { host: "lifetime = 12", ..Options::default() })?;
     let _guest = stage.guest_at(Site::One)?;
-    let conversation = Conversation::begin(lab, GUEST, 10)?;
+    let conversation = Conversation::begin(lab, GUEST, 100)?;
 
     lab.step("the home agent is killed and started again");
     stage.restart_home_agent()?;

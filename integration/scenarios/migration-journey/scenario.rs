@@ -13,7 +13,7 @@ fn run(lab: &Lab) -> Outcome {
     let stage = Stage::set(lab, &sites, &Options::default())?;
     let guest = stage.guest_at_home()?;
     let before = guest.world()?;
-    let conversation = Conversation::begin(lab, GUEST, 10)?;
+    let conversation = Conversation::begin(lab, GUEST, 100)?;
     for (from, to) in [(Site::Home, Site::One), (Site::One, Site::Two), (Site::Two, Site::Home)] {
         stage.move_guest(from, to)?;
         must_be_at(&stage, to)?;

@@ -18,7 +18,7 @@ fn run(lab: &Lab) -> Outcome {
     let sites = Sites::build(lab)?;
     let stage = Stage::set(lab, &sites, &Options::default())?;
     let _guest = stage.guest_at(Site::One)?;
-    let conversation = Conversation::begin(lab, GUEST, 10)?;
+    let conversation = Conversation::begin(lab, GUEST, 100)?;
     let all = stage.watch(Site::One)?;
     for down in [20, 300, 1500] {
         lab.step(&format!("the foreign link is down for {down} ms"));

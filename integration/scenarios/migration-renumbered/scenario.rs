@@ -22,7 +22,7 @@ fn run(lab: &Lab) -> Outcome {
     let sites = Sites::build(lab)?;
     let stage = Stage::set(lab, &sites, &Options::default())?;
     let _guest = stage.guest_at(Site::One)?;
-    let conversation = Conversation::begin(lab, GUEST, 10)?;
+    let conversation = Conversation::begin(lab, GUEST, 100)?;
 
     lab.step("the site has given its host another address");
     let mut link = stage.watch(Site::One)?;

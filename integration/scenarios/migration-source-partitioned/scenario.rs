@@ -18,7 +18,7 @@ fn run(lab: &Lab) -> Outcome {
     let sites = Sites::build(lab)?;
     let mut stage = Stage::set(lab, &sites, &Options { host: "lifetime = 12", ..Options::default() })?;
     let _guest = stage.guest_at(Site::One)?;
-    let conversation = Conversation::begin(lab, GUEST, 10)?;
+    let conversation = Conversation::begin(lab, GUEST, 100)?;
 
     lab.step("site 1 is cut off, and the guest moves");
     net.unplug(&net.host, "eth0")?;

@@ -18,7 +18,7 @@ fn run(lab: &Lab) -> Outcome {
     let sites = Sites::build(lab)?;
     let mut stage = Stage::set(lab, &sites, &Options::default())?;
     let _guest = stage.guest_at(Site::One)?;
-    let conversation = Conversation::begin(lab, GUEST, 10)?;
+    let conversation = Conversation::begin(lab, GUEST, 100)?;
 
     lab.step("the guest arrives at site 2, and the daemon there is killed");
     let mut target = stage.watch(Site::Two)?;

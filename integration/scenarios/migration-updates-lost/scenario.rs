@@ -19,7 +19,7 @@ fn run(lab: &Lab) -> Outcome {
     let sites = Sites::build(lab)?;
     let stage = Stage::set(lab, &sites, &Options::default())?;
     let _guest = stage.guest_at(Site::One)?;
-    let conversation = Conversation::begin(lab, GUEST, 10)?;
+    let conversation = Conversation::begin(lab, GUEST, 100)?;
 
     lab.step("the guest arrives at site 2, and its binding update is lost");
     // Farther away: what the host sends is on its link, and never arrives.

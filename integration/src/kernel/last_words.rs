@@ -3,8 +3,8 @@
 /// Why a machine that has not done its work has ended, from what its kernel and QEMU have said.
 pub(crate) fn last_words(console: &str, qemu: &str) -> String {
     let said = |text: &str| -> Option<String> {
-        let lines = text.lines().map(|line| without_time(line).trim()).filter(|line| !line.is_empty());
-        lines.last().map(str::to_owned)
+        let mut lines = text.lines().map(|line| without_time(line).trim()).filter(|line| !line.is_empty());
+        lines.next_back().map(str::to_owned)
     };
     if let Some(panic) = console.lines().map(without_time).find(|line| line.contains("Kernel panic")) {
         return format!("its kernel has panicked: \"{}\"", panic.trim().trim_start_matches("Kernel panic - "));
