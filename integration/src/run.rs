@@ -156,7 +156,7 @@ impl Run {
     /// Runs the job on every kernel, shows what it tells, and adds what tshark thinks of the captures.
     pub(crate) fn execute(&self, options: &Options) -> Outcome<Vec<KernelReport>> {
         println!("Everything of this run is kept in {}", self.job.directory.display());
-        let oracle = Oracle::start();
+        let oracle = Oracle::start(!self.tiers.is_empty());
         let sites = self.sites()?;
         let ended = |site: &Site, name: &str| {
             if scenarios::named(name).is_none_or(|scenario| scenario.well_formed) {

@@ -270,11 +270,13 @@ impl Lab {
     /// Echo requests whose whole packet has `size` octets, until one is answered: the first ones only teach the path MTU.
     pub(crate) fn ping_of_size_until_answered(&self, node: &Node, destination: Ipv6Addr, size: usize) -> Outcome {
         // IPv6 header and ICMPv6 header.
+        let to = destination;
         let (payload, destination) = ((size - 48).to_string(), destination.to_string());
         let arguments = ["-6", "-n", "-q", "-c", "1", "-W", "1", "-s", &payload, &destination];
         wait_until(&format!("{}: {size} octets to {destination} are answered", node.name()), SOON, || {
             Ok(node.try_command("ping", &arguments)?.status.success())
-        })
+        })?;
+        if self.tier.is_some() { self.exchange(node, to) } else { Ok(()) }
     }
 
     /// One echo request from `node` to `destination` that nobody may answer.

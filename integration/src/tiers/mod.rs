@@ -13,10 +13,11 @@ mod tap;
 mod wholes;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use kagemusha::home_network::config::ROUTER_LINK_LOCAL;
 
-use crate::bench::tunnel::path::{CORRESPONDENT, GUEST, Path};
+use crate::bench::tunnel::path::{CARE_OF, CORRESPONDENT, GUEST, HOME_AGENT, Path};
 use crate::bench::tunnel::variant::{Mode, Variant};
 use crate::failure::{Failure, Outcome, ensure};
 use crate::node::Node;
@@ -61,6 +62,9 @@ fn run(only: &[String]) -> Outcome<bool> {
             ("guest's wholes into tunnel", wholes_of_guest(&path, pieces_as)),
             ("home link's wholes into tunnel", wholes_on_home_link(&path, pieces_as)),
         ];
+        if tier == Variant::SuperPacket {
+            results.push(("wholes of a home agent elsewhere", wholes_of_home_agent_elsewhere(&mut path)));
+        }
         results.push(("guest that is started again", guest_comes_again(&mut path)));
         for (way, result) in results {
             match result {
@@ -77,6 +81,9 @@ fn run(only: &[String]) -> Outcome<bool> {
     }
     Ok(good)
 }
+
+/// Of the home agent's interface to the host, where the home agent's address is elsewhere.
+const UPLINK_ADDRESS: &str = "2001:db8:3000::99";
 
 /// Whether a frame is the one that is expected.
 type Same = fn(&[u8], &[u8]) -> bool;
@@ -202,6 +209,31 @@ fn wholes_on_home_link(path: &Path, same: Same) -> Outcome<usize> {
     way.carries(wholes::between(address(CORRESPONDENT)?, address(GUEST)?), |piece| {
         reference.home_link_into_tunnel(piece)
     })
+}
+
+/// The home agent's address is that of another link than its uplink's, as a rule. Also then wholes are left to the kernel, with the right outer source.
+fn wholes_of_home_agent_elsewhere(path: &mut Path) -> Outcome<usize> {
+    path.home_agent.ip(&format!(
+        "link add dev home type veth peer name nobody\nlink set nobody up\nlink set home up\naddr del {HOME_AGENT}/64 dev u0\naddr add {UPLINK_ADDRESS}/64 dev u0 nodad\n\
+         addr add {HOME_AGENT}/128 dev home nodad"
+    ))?;
+    path.host.ip(&format!("route add {HOME_AGENT}/128 via {UPLINK_ADDRESS} dev u0"))?;
+    // Both look for the way anew, and ask each other.
+    path.home_agent.command("ping", &["-6", "-c", "1", "-W", "5", "-I", HOME_AGENT, CARE_OF])?;
+    std::thread::sleep(Duration::from_secs(2));
+    let before = left_whole(path)?;
+    let count = wholes_on_home_link(path, same_piece)?;
+    let left = left_whole(path)? - before;
+    ensure(left == count as u64, || format!("of {count} packets {left} were left whole for the kernel"))?;
+    Ok(count)
+}
+
+/// Packets that the home agent has left whole for the kernel so far.
+fn left_whole(path: &mut Path) -> Outcome<u64> {
+    let home_agent = path.ends.last_mut().ok_or_else(|| Failure::new("there is no engine"))?;
+    let counters = home_agent.counters()?;
+    let number = counters.split_whitespace().find_map(|word| word.strip_prefix("left-whole-for-the-kernel="));
+    Ok(number.and_then(|number| number.parse().ok()).unwrap_or_default())
 }
 
 /// A way that wholes go.

@@ -42,6 +42,8 @@ const ENCAP_RED: u32 = 3;
 /// For trying: an inner destination and the other end of a tunnel in the discard-only prefix (RFC 6666 §2).
 const TRIAL: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
 const TRIAL_END: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 2);
+/// A route by the loopback interface is one that refuses (`LOOPBACK_IFINDEX` of `net/flow.h`).
+const LOOPBACK: u32 = 1;
 /// How long the kernel may take for the trial.
 const TRIAL_TIME: Duration = Duration::from_millis(200);
 
@@ -133,7 +135,7 @@ fn named_interface(uplink: u32, preferred: Option<Ipv6Addr>, source: Ipv6Addr, s
 /// chosen. RFC 6724 §5 then decides by its rules 3 to 5, unless some interface has a home address in use.
 pub fn speaker(address: Ipv6Addr, all: &[Source]) -> Option<u32> {
     let mut owners = all.iter().filter(|source| source.address == address);
-    let own = owners.next().filter(|own| !own.deprecated && !own.tentative)?;
+    let own = owners.next().filter(|own| !own.deprecated && !own.tentative && own.interface != LOOPBACK)?;
     let is_rival = |other: &Source| {
         !other.deprecated && other.address != address && (other.interface == own.interface || other.home)
     };
@@ -308,5 +310,6 @@ mod tests {
         assert_eq!(speaker(agent.address, &[agent, old_home]), Some(HOME_LINK));
         assert_eq!(speaker(agent.address, &[agent, Source { interface: UPLINK, ..agent }]), None, "on two interfaces");
         assert_eq!(speaker(agent.address, &[other]), None);
+        assert_eq!(speaker(agent.address, &[Source { interface: LOOPBACK, ..agent }, other]), None);
     }
 }
