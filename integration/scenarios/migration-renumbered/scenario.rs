@@ -13,8 +13,8 @@ pub(crate) const SCENARIO: Scenario = Scenario {
     run,
 };
 
-/// How long a packet that was judged already may take to leave.
-const UNDER_WAY: Duration = Duration::from_millis(100);
+/// A time without a packet from the old address after which what a thread had judged before has left as well.
+const WINDOW: Duration = Duration::from_millis(500);
 
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
@@ -29,8 +29,14 @@ fn run(lab: &Lab) -> Outcome {
     net.host.ip(&format!("addr add {renumbered}/64 dev eth0 nodad\naddr del {CARE_OF}/64 dev eth0"))?;
     let spis = (VM1.spi_to_home_agent(Site::One), VM1.spi_to_guest());
     protected_registration(&mut link, renumbered, GUEST, spis, SOON)?;
-    // What a thread had read from the table just before it was swapped may still leave.
-    std::thread::sleep(UNDER_WAY);
+    // What a thread had read from the table just before it was swapped may still leave, late where the thread waits for
+    // its processor; but soon no more.
+    wait_until("packets from the new address, and none from the old one", SOON, || {
+        let window = stage.watch(Site::One)?;
+        std::thread::sleep(WINDOW);
+        let count = |from| window.count(|packet| packet.is_from_to(from, HOME_AGENT));
+        Ok(count(renumbered) > 0 && count(CARE_OF) == 0)
+    })?;
     let afterwards = stage.watch(Site::One)?;
     lab.ping_until_answered(&net.cn, GUEST, SOON)?;
     let mut link = stage.watch(Site::One)?;
