@@ -174,6 +174,30 @@ fn every_algorithm_of_the_kernel() {
     assert!(Integrity::ALL.iter().filter(|one| integrity.contains(one)).count() >= 5, "{integrity:?}");
 }
 
+/// What a policy of `policies/` tells the other side, with the names of key files instead of the keys.
+fn told(file: &str, format: Format) -> Result<String, ExportError> {
+    let text = read(&format!("policies/{file}"));
+    let role = policy::role_of(&text);
+    let names = policy::key_files(role, file, &text).unwrap_or_else(|report| panic!("{report}"));
+    let keys = Keys(names.into_iter().map(|one| (one.path, SecretKey::new(vec![7; one.octets]))).collect());
+    let (policy, paths) =
+        policy::load_with_key_paths(role, file, &text, &keys).unwrap_or_else(|report| panic!("{report}"));
+    exchange::export(&policy, &paths, format, false).map(|text| text.to_string())
+}
+
+#[test]
+fn the_other_side_of_the_reference_policies() {
+    let mut all = String::new();
+    for file in ["ha.toml", "ha-unprotected.toml", "home-agent.toml"] {
+        for format in [Format::Mip6d, Format::IpXfrm] {
+            all.push_str(&format!("## {file} --to {format}\n{}\n", told(file, format).unwrap()));
+        }
+    }
+    snapshots().bind(|| insta::assert_snapshot!("reference-policies", all));
+    assert_eq!(told("ha-unprotected.toml", Format::Setkey), Err(ExportError::Unprotected));
+    assert_eq!(told("home-agent-unprotected.toml", Format::Mip6d), Err(ExportError::Unprotected));
+}
+
 /// The program itself: exit codes, modes, and files that are there already.
 #[test]
 fn the_commands_overwrite_nothing() {

@@ -29,7 +29,10 @@ const MOBILITY_HEADER_WITHOUT_TYPE: &str = "135 type 0";
 const ICMPV6_WITHOUT_TYPE: &str = "58 type 0";
 
 /// What these policies are for, as a comment.
-pub(super) const PURPOSE: &str = "# Beside mip6d's policies, which go by types of messages: Linux does not know those of all it receives, from 6.7 on of no mobility header.\n";
+pub(super) const PURPOSE: &str = "\
+# Beside mip6d's own policies, which go by the type of a message. Of mobility headers that it received Linux knows no type
+# from 6.7 on, and up to 6.6 not always: alone, mip6d gets no binding updates there, and takes some in the clear here.
+";
 
 /// The policies that `other`, with umip's `mip6d`, needs for a guest, as lines of `ip -batch`.
 pub(super) fn policies(policy: &Policy, guest: &GuestPolicy, other: Role) -> Vec<String> {
