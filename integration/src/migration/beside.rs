@@ -20,7 +20,7 @@ use super::guest::VARIABLE;
 use super::image::GuestImage;
 use crate::failure::{Failure, Outcome, While};
 use crate::kernel::accelerator::Accelerator;
-use crate::kernel::machine::{Owner, Scratch, bound_to_us, escape};
+use crate::kernel::machine::{Owner, Scratch, bound_to_us, emulated, escape};
 use crate::topology::cast::{GUEST, GUEST_MAC};
 
 /// Memory of a guest, 128 MiB and a little more. Of what is a multiple of 256 KiB QEMU before 9.0 notes what the guest
@@ -178,7 +178,7 @@ impl Guests {
         let name = process.name();
         let mut command = bound_to_us(Path::new("qemu-system-x86_64"));
         // Emulation is no clockwork: the kernel would complain of its clocks, wherever the guest is.
-        let kernel = "console=ttyS0 quiet mitigations=off no_timer_check tsc=reliable";
+        let kernel = format!("console=ttyS0 quiet {}", emulated());
         let console = logs.join(format!("{name}.console"));
         let serial = self.socket(&process.port(Channel::Serial));
         command
