@@ -28,6 +28,9 @@ const WARNING: u32 = 6 << 20;
 /// Of `tcp.completeness`, which adds up as a capture is read: `TCP_COMPLETENESS_FIN` of Wireshark's `packet-tcp.h`.
 const FIN_SEEN: u8 = 0x10;
 
+/// Between several values of a field.
+const BETWEEN: char = '|';
+
 /// Warnings and errors, but for requests that nobody has answered: scenarios ask in vain on purpose.
 const WARNINGS: &str = "_ws.expert.severity >= 6291456 && !icmpv6.resp_not_found";
 
@@ -106,36 +109,25 @@ fn read(capture: &Path, offloads: bool, opinion: &mut Opinion) -> Outcome {
             contained,
             kind,
             severities,
-            message,
+            messages,
             completeness,
         ] = columns[..]
         else {
             continue;
         };
         let complain = |what: &str| format!("{name} {link}: frame {frame}: {what}");
-        let warned =
-            severities.split(',').any(|severity| severity.parse().is_ok_and(|severity: u32| severity >= WARNING));
-        // A sender may skip numbers, and does after a restart; it must not use one again.
-        let skipped = message.starts_with("Wrong Sequence Number") && message.ends_with("missing");
-        // A receiver reports what came twice (RFC 2883): so it is after a loss that was none.
-        let repeated = message.starts_with("D-SACK Sequence");
-        // What an ICMPv6 error quotes is the kernel's own copy, whose checksum a network card may have had to fill in still; and it is there once more.
-        let again = message.starts_with("Bad checksum") || message.starts_with("Wrong Sequence Number");
-        let quoted = again && protocols.contains("icmpv6:ipv6");
-        // An emulated network card writes zero as all ones.
-        let zero = message.starts_with("TCP Checksum 0xffff instead of 0x0000");
-        // What comes again after both ends have closed is answered with a reset. Whoever uses a connection looks for resets itself.
-        let seen = completeness.split(',').next_back().and_then(|seen| seen.parse::<u8>().ok()).unwrap_or_default();
-        let closed = message.starts_with("Connection reset") && seen & FIN_SEEN != 0;
+        let seen = completeness.rsplit(BETWEEN).next().and_then(|seen| seen.parse::<u8>().ok()).unwrap_or_default();
         // There, and nowhere in the tunnel or behind it, a checksum may still have to be filled in.
         let unfinished = offloads
             && [SEGMENT, SEGMENT2, HOME].contains(&link.as_str())
-            && message.contains("Bad checksum")
             && protocols.starts_with("eth:ethertype:ipv6:tcp");
-        // What two nodes exchange there is no protocol, whatever tshark takes it for.
-        let guessed = offloads && protocols.contains(":tcp:") && !message.contains("checksum");
-        if warned && !skipped && !repeated && !quoted && !zero && !closed && !unfinished && !guessed {
-            opinion.complaints.push(complain(&format!("{message} ({protocols})")));
+        let (quoted, guessed) = (protocols.contains("icmpv6:ipv6"), protocols.contains(":tcp:"));
+        let context = Context { quoted, closed: seen & FIN_SEEN != 0, unfinished, guessed };
+        for (severity, message) in severities.split(BETWEEN).zip(messages.split(BETWEEN)) {
+            let warns = severity.parse().is_ok_and(|severity: u32| severity >= WARNING);
+            if warns && !context.excuses(message) {
+                opinion.complaints.push(complain(&format!("{message} ({protocols})")));
+            }
         }
         if !kind.is_empty() {
             opinion.mobility_headers += 1;
@@ -162,24 +154,63 @@ fn read(capture: &Path, offloads: bool, opinion: &mut Opinion) -> Outcome {
     Ok(())
 }
 
+/// What else is known of a packet that tshark warns of.
+struct Context {
+    /// An ICMPv6 error quotes it.
+    quoted: bool,
+    /// Both ends have closed the connection.
+    closed: bool,
+    /// It is captured in front of a network card that fills in checksums.
+    unfinished: bool,
+    /// There is something in TCP, which nodes here exchange as plain octets, whatever protocol tshark takes it for.
+    guessed: bool,
+}
+
+impl Context {
+    /// Whether a packet like this is right in spite of the warning.
+    fn excuses(&self, message: &str) -> bool {
+        let is_checksum = message.starts_with("Bad checksum");
+        // A sender may skip numbers, and does after a restart; it must not use one again.
+        let skipped = message.starts_with("Wrong Sequence Number") && message.ends_with("missing");
+        // A receiver reports what came twice (RFC 2883): so it is after a loss that was none.
+        let repeated = message.starts_with("D-SACK Sequence");
+        // What an ICMPv6 error quotes is the kernel's own copy, whose checksum a network card may have had to fill in still; and it is there once more.
+        let again = is_checksum || message.starts_with("Wrong Sequence Number");
+        // An emulated network card writes zero as all ones.
+        let zero = message.starts_with("TCP Checksum 0xffff instead of 0x0000");
+        // What comes again after both ends have closed is answered with a reset. Whoever uses a connection looks for resets itself.
+        let reset = message.starts_with("Connection reset");
+        skipped
+            || repeated
+            || zero
+            || (self.quoted && again)
+            || (self.closed && reset)
+            || (self.unfinished && is_checksum)
+            || (self.guessed && !is_checksum)
+    }
+}
+
 /// Fields of the frames that a display filter selects, one frame a line.
 fn tshark(capture: &Path, filter: &str, fields: &[&str]) -> Outcome<Vec<String>> {
     let directory = capture.parent().unwrap_or(capture);
     let mut command = Command::new("tshark");
     // The directory of the scenario is its configuration: there is the table of the keys.
-    command
-        .env("WIRESHARK_CONFIG_DIR", directory)
-        .arg("-n")
-        .arg("-r")
-        .arg(capture)
-        .args(["-Y", filter, "-T", "fields"]);
+    command.env("WIRESHARK_CONFIG_DIR", directory).arg("-n").arg("-r").arg(capture).args([
+        "-Y",
+        filter,
+        "-T",
+        "fields",
+        "-E",
+        &format!("aggregator={BETWEEN}"),
+    ]);
     for preference in [
         "esp.enable_encryption_decode:TRUE",
         "esp.enable_authentication_check:TRUE",
         "udp.check_checksum:TRUE",
         "tcp.check_checksum:TRUE",
-        // What was lost on the way makes no packet wrong.
+        // What was lost on the way, or came twice, makes no packet wrong.
         "tcp.analyze_sequence_numbers:FALSE",
+        "tcp.desegment_tcp_streams:FALSE",
     ] {
         command.args(["-o", preference]);
     }

@@ -32,7 +32,7 @@ pub(crate) const RADVD: Need = need(&["radvd"], &["radvd"]);
 
 /// Installs what is missing when that is possible. `Ok(Err(code))`: it is not, and the user has been told what to do.
 pub(crate) fn provide(needs: &[&Need]) -> Outcome<Result<(), ExitCode>> {
-    let missing: Vec<&Need> = needs.iter().copied().filter(|need| !need.programs.iter().any(|p| present(p))).collect();
+    let missing = missing(needs);
     if missing.is_empty() {
         return Ok(Ok(()));
     }
@@ -51,7 +51,23 @@ pub(crate) fn provide(needs: &[&Need]) -> Outcome<Result<(), ExitCode>> {
         let names: Vec<&str> = missing.iter().filter_map(|need| need.package()).collect();
         ensure(install(&missing)?, || format!("apt-get install {} failed", names.join(" ")))?;
     }
+    // A package may count as installed of which somebody has deleted files.
+    let still = self::missing(needs);
+    ensure(still.is_empty(), || {
+        let packages: Vec<&str> = still.iter().filter_map(|need| need.package()).collect();
+        let programs: Vec<&str> = still.iter().filter_map(|need| need.programs.first()).copied().collect();
+        format!(
+            "{0} is installed, and {1} is not there: apt-get install --reinstall {0}",
+            packages.join(" "),
+            programs.join(" ")
+        )
+    })?;
     Ok(Ok(()))
+}
+
+/// Those of which no program is here.
+fn missing<'a>(needs: &[&'a Need]) -> Vec<&'a Need> {
+    needs.iter().copied().filter(|need| !need.programs.iter().any(|program| present(program))).collect()
 }
 
 fn install(missing: &[&Need]) -> Outcome<bool> {

@@ -61,6 +61,7 @@ impl Side<'_> {
                 let mut ended = self.in_machine(image, heard)?;
                 if let Some(Ended { how: End::Closed, up: false }) = &ended
                     && self.append.is_empty()
+                    && self.has_spoken()
                 {
                     // Emulated processors do not always see at once that the kernel changes its own code, which panics then: seen with 7.2, once in some
                     // dozens of starts. Whatever else it is comes again.
@@ -83,13 +84,18 @@ impl Side<'_> {
         self.site.prefix(self.job)
     }
 
+    /// Whether the kernel has begun to boot.
+    fn has_spoken(&self) -> bool {
+        fs::metadata(self.job.directory.join(CONSOLE)).is_ok_and(|console| console.len() > 0)
+    }
+
     fn last_words(&self) -> String {
         let read = |name: &str| fs::read(self.job.directory.join(name)).unwrap_or_default();
         let (console, log) = (read(CONSOLE), read("lab.log"));
         let log = String::from_utf8_lossy(&log);
-        // What QEMU itself has said among the lines of the lab.
-        let qemu: String =
-            log.lines().filter(|line| line.starts_with("qemu-system")).map(|l| format!("{l}\n")).collect();
+        // What QEMU itself, or what starts it, has said among the lines of the lab.
+        let theirs = |line: &&str| line.starts_with("qemu-system") || line.starts_with("setpriv");
+        let qemu: String = log.lines().filter(theirs).map(|line| format!("{line}\n")).collect();
         last_words(&String::from_utf8_lossy(&console), &qemu)
     }
 

@@ -228,9 +228,18 @@ INLINE int into_tunnel(struct __sk_buff *skb, __u32 link, int of_guest)
 		return leave(0, NO_GUEST);
 	__u32 slot = guest->slot;
 	if (of_guest) {
-		for (int i = 0; i < 6; i++)
-			if (data[i] != guest->router_mac[i] || data[6 + i] != guest->mac[i])
+		int for_router = 1;
+		for (int i = 0; i < 6; i++) {
+			if (data[6 + i] != guest->mac[i])
 				return leave(slot, ADDRESSES);
+			if (data[i] != guest->router_mac[i])
+				for_router = 0;
+		}
+		// A guest that has come from elsewhere still has its neighbours' link-layer addresses of there, and keeps them as
+		// long as its connections go on (RFC 4861 §7.3.1). But what a bridge floods to a sibling is for that alone.
+		struct home_address to = { { inner->destination[0], inner->destination[1] } };
+		if (!for_router && (data[0] & 1 || map_lookup(&guests, &to)))
+			return leave(slot, ADDRESSES);
 	}
 	if (!routable(inner->source) || !routable(inner->destination) || equal(inner->source, inner->destination))
 		return leave(slot, ADDRESSES);

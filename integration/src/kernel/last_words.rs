@@ -10,7 +10,8 @@ pub(crate) fn last_words(console: &str, qemu: &str) -> String {
         return format!("its kernel has panicked: \"{}\"", panic.trim().trim_start_matches("Kernel panic - "));
     }
     if let Some(line) = said(qemu) {
-        return format!("QEMU says \"{line}\"");
+        // It begins with the name of what says it.
+        return format!("\"{line}\"");
     }
     match said(console) {
         Some(line) => format!("its last words are \"{line}\""),
@@ -41,7 +42,7 @@ mod tests {
     #[test]
     fn otherwise_who_spoke_last() {
         assert_eq!(last_words("a\n[    1.5] b\n\n", ""), "its last words are \"b\"");
-        assert_eq!(last_words("a\n", "qemu: no memory\n"), "QEMU says \"qemu: no memory\"");
+        assert_eq!(last_words("a\n", "qemu: no memory\n"), "\"qemu: no memory\"");
         assert!(last_words("", "").contains("not said a word"));
     }
 }
