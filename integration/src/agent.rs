@@ -204,7 +204,7 @@ impl Served {
             Request::Node(name) => {
                 self.end_all();
                 if let Some(node) = self.node.take() {
-                    CARDS.iter().for_each(|card| give_back(&node, card.name));
+                    CARDS.iter().try_for_each(|card| give_back(&node, card.name, card.there))?;
                 }
                 let node = Node::new(&name)?;
                 for card in &CARDS {
@@ -291,9 +291,10 @@ pub(crate) fn move_card(mac: &str, node: &Node, name: &str) -> Outcome {
 }
 
 /// Moves a card of a node back to the machine. The kernel would do that when the namespace goes, which something in it may delay for long.
-pub(crate) fn give_back(node: &Node, name: &str) {
-    // A node that has it no more has nothing to give back. Namespaces have a process 1: that of the machine.
-    let _ = node.try_command("ip", &["link", "set", "dev", name, "netns", "1"]);
+/// It is known by its MAC address, which a scenario may have changed.
+pub(crate) fn give_back(node: &Node, name: &str, mac: &str) -> Outcome {
+    // Namespaces have a process 1: that of the machine.
+    node.ip(&format!("link set {name} down\nlink set {name} address {mac}\nlink set {name} netns 1"))
 }
 
 fn card_with(mac: &str) -> Option<String> {

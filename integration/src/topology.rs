@@ -327,7 +327,12 @@ impl Topology {
 impl Drop for Topology {
     fn drop(&mut self) {
         let away = [&self.ha, &self.host].into_iter().filter(|node| node.agent().is_some());
-        away.for_each(|node| CARDS.iter().for_each(|card| give_back(&self.wires, &port(node, card.name))));
+        for (name, card) in away.flat_map(|node| CARDS.iter().map(|card| (port(node, card.name), card))) {
+            if let Err(failure) = give_back(&self.wires, &name, card.here) {
+                // The next one that wants it waits for it, and says so.
+                eprintln!("{failure}");
+            }
+        }
     }
 }
 
