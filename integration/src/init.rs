@@ -69,7 +69,7 @@ fn run() -> Outcome {
     }
     beat(port.try_clone()?)?;
     prepare().and_then(|()| run_inner(&PathBuf::from(directory), &port)).or_else(|failure| {
-        let text = format!("{LINE}this machine cannot be used: {failure}\n");
+        let text = format!("{LINE}{UNUSABLE}{failure}\n");
         port.write_all(text.as_bytes()).during(|| "the lab's port".into())
     })
 }
@@ -83,6 +83,9 @@ fn beat(mut port: File) -> Outcome {
     })?;
     Ok(())
 }
+
+/// Begins what it says when it cannot do its job.
+pub(crate) const UNUSABLE: &str = "this machine cannot be used: ";
 
 fn prepare() -> Outcome {
     for module in ALWAYS {

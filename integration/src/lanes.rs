@@ -116,6 +116,7 @@ impl Site {
         let Task::Scenarios(names) = &self.job.task else {
             let more = found.results.is_empty() && found.starting == 0;
             found.starting += usize::from(more);
+            found.running += usize::from(more);
             return more.then_some(Portion::Together);
         };
         // They take longest.
@@ -324,6 +325,24 @@ mod tests {
         assert_eq!([site.one_more(), site.one_more(), site.one_more()].map(|more| more.is_some()), [true, true, false]);
         assert!(site.must_be_complete().is_err());
         fs::remove_dir_all(&site.directory).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_scenario_is_done_once() {
+        let mut site = site("demo", false, machine());
+        site.job.task = Task::Demo;
+        let done = Mutex::new(0);
+        let inner = |_: &Site, _: &Job, heard: &mut dyn FnMut(Event) -> Outcome| {
+            *done.lock().unwrap() += 1;
+            let (name, verdict) = ("demo-with-ipsec".to_owned(), Verdict::Passed);
+            heard(Event::Ended(ScenarioResult { name, verdict, seconds: 1.0 }))
+        };
+        let sites = [site];
+        let end = Instant::now() + std::time::Duration::from_secs(60);
+        let (reports, outcome) = run(&sites, &inner, &|_, _| {}, end);
+        fs::remove_dir_all(&sites[0].directory).unwrap();
+        outcome.unwrap();
+        assert_eq!((reports[0].results.len(), *done.lock().unwrap()), (1, 1));
     }
 
     #[test]

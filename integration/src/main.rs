@@ -74,7 +74,7 @@ enum Command {
         #[arg(long)]
         scenarios_only: bool,
         /// Run them so many times.
-        #[arg(long, default_value_t = 1)]
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
         repeat: u32,
         /// Run those in which data of guests goes through the tunnel, with this tier of the tunnel engine, and see by its counters that it carried.
         #[arg(long)]

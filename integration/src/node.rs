@@ -186,7 +186,7 @@ impl Drop for Node {
 /// Gives the calling thread a network namespace, and a mount namespace in which `/run` and `/var/lib` are empty and
 /// `/sys` shows that network namespace. Thus two daemons on one machine are as far apart as on two.
 fn enter_own_namespaces() -> Outcome<File> {
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).during(|| "namespaces need root".into())?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     for directory in ["/run", "/var/lib"] {
         mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some("mode=0755"))

@@ -93,6 +93,12 @@ pub(crate) fn test(test: &TestOptions<'_>, options: &Options) -> ExitCode {
         }
         ensure(!chosen.is_empty(), || format!("no scenario's name contains {:?}", test.filter.unwrap_or_default()))?;
         let names: Vec<String> = chosen.iter().map(|scenario| scenario.name.to_owned()).collect();
+        // First what takes no time when it goes wrong.
+        let prepare = || Run::prepare(Task::Scenarios(names.clone()), test.filter.is_some(), options);
+        let mut prepared = match prepare()? {
+            Ok(run) => Some(run),
+            Err(code) => return Ok(code),
+        };
         let unit_tests =
             if test.scenarios_only || test.filter.is_some() || test.tier.is_some() { true } else { unit_tests()? };
         let mut code = ExitCode::SUCCESS;
@@ -100,7 +106,7 @@ pub(crate) fn test(test: &TestOptions<'_>, options: &Options) -> ExitCode {
             if test.repeat > 1 {
                 println!("Round {round} of {}", test.repeat);
             }
-            let run = match Run::prepare(Task::Scenarios(names.clone()), test.filter.is_some(), options)? {
+            let run = match prepared.take().map_or_else(prepare, |run| Ok(Ok(run)))? {
                 Ok(run) => run,
                 Err(code) => return Ok(code),
             };

@@ -12,6 +12,7 @@ use crate::job::{Event, Job, ScenarioResult, Task, Verdict};
 use crate::kernel::accelerator::Accelerator;
 use crate::kernel::choice::Choice;
 use crate::kernel::image::Image;
+use crate::kernel::machine::Scratch;
 use crate::lanes::{self, Part, Site};
 use crate::migration::image;
 use crate::oracle::{Opinion, Oracle};
@@ -34,7 +35,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "6.1")]
     pub(crate) umip_kernel: String,
     /// End everything after so many seconds.
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 3000, value_parser = clap::value_parser!(u64).range(1..=LONGEST))]
     pub(crate) timeout: u64,
     /// More words for the kernel's command line.
     #[arg(long, default_value = "", allow_hyphen_values = true)]
@@ -46,6 +47,9 @@ impl Default for Options {
         Self { kernel: None, umip_kernel: "6.1".into(), timeout: 3000, append: String::new() }
     }
 }
+
+/// A year, in seconds.
+const LONGEST: u64 = 365 * 24 * 3600;
 
 /// Where an inner side runs.
 #[derive(Debug, Clone)]
@@ -109,10 +113,11 @@ impl Run {
         ensure(nix::unistd::geteuid().is_root(), || {
             "it makes network namespaces and machines, and needs root: sudo --preserve-env=PATH,HOME cargo lab …".into()
         })?;
+        Scratch::sweep();
         build(&bin)?;
         let lab = target.join("lab");
         let cache = lab.join("kernels");
-        fs::create_dir_all(&cache).during(|| format!("{} cannot be made", cache.display()))?;
+        fs::create_dir_all(&cache).during(|| format!("{} must be writable", cache.display()))?;
         let parts = wishes.into_iter().map(|wish| part(wish, &cache)).collect::<Outcome<Vec<Part>>>()?;
         let accelerator = match parts.iter().find_map(|part| part.place.image()) {
             Some(image) => Accelerator::find(image, &program, &cache)?,
@@ -237,7 +242,8 @@ fn mip6d() -> Outcome<Option<PathBuf>> {
     let path = std::env::var_os("KAGEMUSHA_MIP6D").filter(|path| !path.is_empty()).map(PathBuf::from);
     let Some(path) = path else { return Ok(None) };
     let path = path.canonicalize().during(|| format!("KAGEMUSHA_MIP6D: {}", path.display()))?;
-    ensure(path.is_file(), || format!("KAGEMUSHA_MIP6D: {} is no file", path.display()))?;
+    let program = path.is_file() && nix::unistd::access(&path, nix::unistd::AccessFlags::X_OK).is_ok();
+    ensure(program, || format!("KAGEMUSHA_MIP6D: {} is no program that can be executed", path.display()))?;
     Ok(Some(path))
 }
 
@@ -273,7 +279,7 @@ fn new_run_directory(lab: &Path) -> Outcome<PathBuf> {
         fs::remove_dir_all(&old).during(|| old.display().to_string())?;
     }
     let directory = lab.join(format!("run-{next}"));
-    fs::create_dir(&directory).during(|| directory.display().to_string())?;
+    fs::create_dir(&directory).during(|| format!("{} must be writable", lab.display()))?;
     let latest = lab.join("latest");
     // It may not be there yet.
     let _ = fs::remove_file(&latest);

@@ -21,6 +21,13 @@ use crate::tiers::setting::Setting;
 use crate::topology::cast::{CORRESPONDENT, FAR, GUEST, GUEST2};
 use crate::topology::{Link, Topology};
 
+/// The seed that the user wants to be repeated.
+pub(crate) fn seed() -> Outcome<Option<u64>> {
+    const NAME: &str = "KAGEMUSHA_LAB_SEED";
+    let Ok(text) = std::env::var(NAME) else { return Ok(None) };
+    text.parse().map(Some).during(|| format!("{NAME}={text:?} is no seed: a number, as a run has told it"))
+}
+
 /// A scenario: a directory `integration/scenarios/<name>/` with its text, its code, and the policies that only it uses.
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,

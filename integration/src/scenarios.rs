@@ -250,7 +250,11 @@ pub(crate) fn is_core(name: &str) -> bool {
 
 /// Those whose name contains `filter`, or one of several with commas between them.
 pub(crate) fn matching(filter: Option<&str>) -> Vec<&'static Scenario> {
-    let wanted = |name: &str| filter.is_none_or(|filter| filter.split(',').any(|part| name.contains(part)));
+    let parts = |filter: &'_ str| -> Vec<String> {
+        filter.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    };
+    let parts = filter.map(parts);
+    let wanted = |name: &str| parts.as_ref().is_none_or(|parts| parts.iter().any(|part| name.contains(part)));
     ALL.iter().copied().filter(|scenario| wanted(scenario.name)).collect()
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::failure::{Failure, Outcome, While};
 use crate::follow::{End, Patience, SILENCE, follow};
+use crate::init::UNUSABLE;
 use crate::job::{Event, Job, Task};
 use crate::kernel::accelerator::Accelerator;
 use crate::kernel::image::Image;
@@ -75,7 +76,10 @@ impl Side<'_> {
         let directory = &self.job.directory;
         let advice = match ended.up {
             true => format!("see {}", directory.display()),
-            false => format!("try another (--kernel 6.12), and see {}", directory.join(CONSOLE).display()),
+            false => {
+                let other = if what.contains("6.12") { "6.1" } else { "6.12" };
+                format!("try another (--kernel {other}), and see {}", directory.join(CONSOLE).display())
+            }
         };
         Err(ended.how.failure(&what, &format!("{}; {advice}", self.last_words())))
     }
@@ -93,6 +97,9 @@ impl Side<'_> {
         let read = |name: &str| fs::read(self.job.directory.join(name)).unwrap_or_default();
         let (console, log) = (read(CONSOLE), read("lab.log"));
         let log = String::from_utf8_lossy(&log);
+        if let Some(reason) = log.lines().find_map(|line| Some(line.split_once(UNUSABLE)?.1)) {
+            return format!("{UNUSABLE}{reason}");
+        }
         // What QEMU itself, or what starts it, has said among the lines of the lab.
         let theirs = |line: &&str| line.starts_with("qemu-system") || line.starts_with("setpriv");
         let qemu: String = log.lines().filter(theirs).map(|line| format!("{line}\n")).collect();

@@ -44,7 +44,9 @@ pub fn run(policy: Option<&Path>, json: bool) -> Result<ExitCode, PolicyFileErro
         }
         Some((file, Err(error))) => {
             let finding = Finding::missing(subject(file), error.to_string());
-            let report = Report::of_bad_policy(Role::MobileNode, kernel, finding);
+            // The role is known where the text can be read at all.
+            let role = keys::read_policy_text(file).map_or(Role::MobileNode, |text| policy::role_of(&text));
+            let report = Report::of_bad_policy(role, kernel, finding);
             if json {
                 print(&report, true);
             }

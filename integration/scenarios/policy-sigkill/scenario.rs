@@ -32,7 +32,7 @@ const SHORTER: f64 = 0.94;
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs());
-    let seed = std::env::var("KAGEMUSHA_LAB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(seed);
+    let seed = crate::scenario::seed()?.unwrap_or(seed);
     lab.step(&format!("crashes at moments of seed {seed} (KAGEMUSHA_LAB_SEED)"));
     let mut dice = Dice(seed.wrapping_mul(2).wrapping_add(1));
 

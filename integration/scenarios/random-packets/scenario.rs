@@ -20,7 +20,7 @@ fn run(lab: &Lab) -> Outcome {
     lab.ping(&net.cn, GUEST)?;
 
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |now| now.as_secs());
-    let seed = std::env::var("KAGEMUSHA_LAB_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(seed);
+    let seed = crate::scenario::seed()?.unwrap_or(seed);
     lab.step(&format!("noise of seed {seed} (KAGEMUSHA_LAB_SEED)"));
     let mut noise = Noise::new(seed);
     for destination in [CARE_OF, HOME_AGENT, GUEST] {

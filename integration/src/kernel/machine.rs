@@ -118,6 +118,18 @@ impl Scratch {
         Ok(Self(scratch))
     }
 
+    /// Removes what labs that were killed have left.
+    pub(crate) fn sweep() {
+        let number = |name: &str| name.strip_prefix("kagemusha-lab-")?.split_once('-')?.0.parse::<u32>().ok();
+        for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+            let maker = number(&entry.file_name().to_string_lossy());
+            if maker.is_some_and(|maker| !Path::new(&format!("/proc/{maker}")).exists()) {
+                // Another lab may do the same.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }

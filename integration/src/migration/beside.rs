@@ -155,10 +155,13 @@ impl Guests {
             let (name, card) = (process.name(), process.card());
             add("-netdev", self.wire(process, "off"));
             add("-device", format!("virtio-net-pci,netdev={name},mac={card},romfile="));
+            // Each with a controller of its own: what a controller tells of many ports at once, QEMU loses where the kernel is slow to hear it, and a port
+            // of which it has lost that it is joined is never written.
+            add("-device", format!("virtio-serial-pci,id={name}-ports,max_ports=4"));
             for channel in Channel::ALL {
                 let port = process.port(channel);
                 add("-chardev", format!("socket,id={port},path={}", self.socket(&port)));
-                add("-device", format!("virtserialport,chardev={port},name={port}"));
+                add("-device", format!("virtserialport,bus={name}-ports.0,chardev={port},name={port}"));
             }
         }
         arguments

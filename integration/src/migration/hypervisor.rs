@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::port::Reader;
+use super::port::halves;
 use crate::failure::{Outcome, While};
 use crate::node::Node;
 
@@ -56,9 +56,10 @@ fn serve(listener: &UnixListener, port: File, over: &AtomicBool) -> io::Result<(
         }
     };
     client.set_nonblocking(false)?;
-    let (from_daemon, to_hypervisor) = (client.try_clone()?, port.try_clone()?);
+    let (from_hypervisor, to_hypervisor) = halves(port)?;
+    let from_daemon = client.try_clone()?;
     std::thread::Builder::new().name("to the hypervisor".into()).spawn(move || carry(from_daemon, to_hypervisor))?;
-    let result = carry(Reader::of(port), client.try_clone()?);
+    let result = carry(from_hypervisor, client.try_clone()?);
     client.shutdown(Shutdown::Both)?;
     result
 }

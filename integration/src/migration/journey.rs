@@ -72,7 +72,7 @@ pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
     lab.step("the guest boots");
     let mut here = Machine::boot(sites.host(lab, Site::Home), Process::Home)?;
     lab.ping_until_answered(&lab.net.far, GUEST, SOON)?;
-    let (before, log) = here.world()?;
+    let (before, log) = settled(&mut here)?;
     ensure(log.lines().count() > 0, || "the guest has no kernel log".into())?;
     let conversation = Conversation::begin(lab, GUEST, 50)?;
     std::thread::sleep(Duration::from_secs(1));
@@ -129,6 +129,17 @@ pub(crate) fn of_a_machine(lab: &Lab, mode: Mode) -> Outcome {
     }
     here.end()?;
     stage.end()
+}
+
+/// What the guest sees once its link is up and nothing changes any more.
+fn settled(machine: &mut Machine<'_>) -> Outcome<(String, String)> {
+    let mut seen = machine.world()?;
+    wait_until("the guest's network is settled", SOON, || {
+        std::thread::sleep(Duration::from_secs(1));
+        let before = std::mem::replace(&mut seen, machine.world()?);
+        Ok(before == seen && seen.0.contains("link operstate up"))
+    })?;
+    Ok(seen)
 }
 
 /// A migration from site 1 to site 2 that is given up half-way: nothing of it is seen.

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::beside::{Channel, Process};
 use super::guest::{ASK_WORLD, BEGIN, END};
 use super::hypervisor::Hypervisor;
-use super::port::Reader;
+use super::port::{Writer, halves};
 use super::qmp::{Event, Qmp};
 use super::traffic::now;
 use crate::failure::{Failure, Outcome, While, ensure};
@@ -75,8 +75,8 @@ impl<'lab> Machine<'lab> {
     pub(crate) fn expect(node: &'lab Node, process: Process) -> Outcome<Self> {
         let card = plug(node, process)?;
         let port = |channel| open_port(&process.port(channel));
-        let qmp = port(Channel::Qmp)?;
-        let qmp = Qmp::connect(Reader::of(qmp.try_clone()?), qmp).during(|| format!("process {}", process.name()))?;
+        let (reader, writer) = halves(port(Channel::Qmp)?)?;
+        let qmp = Qmp::connect(reader, writer).during(|| format!("process {}", process.name()))?;
         let serial = Serial::new(port(Channel::Serial)?)?;
         let hypervisor = Hypervisor::offer(node, port(Channel::Hypervisor)?)?;
         Ok(Self { node, process, card, qmp, serial, hypervisor })
@@ -183,16 +183,16 @@ fn status(event: &Event, wanted: &str) -> Option<Outcome<()>> {
 
 /// The guest's serial line.
 struct Serial {
-    writer: File,
+    writer: Writer,
     lines: mpsc::Receiver<String>,
 }
 
 impl Serial {
     fn new(port: File) -> Outcome<Self> {
-        let writer = port.try_clone()?;
+        let (reader, writer) = halves(port)?;
         let (line, lines) = mpsc::channel();
         std::thread::Builder::new().name("serial".into()).spawn(move || {
-            let mut reader = BufReader::new(Reader::of(port));
+            let mut reader = BufReader::new(reader);
             let mut bytes = Vec::new();
             // The firmware writes what is no text.
             while reader.read_until(b'\n', &mut bytes).is_ok_and(|length| length > 0) {

@@ -1,6 +1,7 @@
 //! What can be seen without trying: privileges, settings, devices, interfaces.
 
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::net::Ipv6Addr;
 use std::path::Path;
 
@@ -92,6 +93,9 @@ fn tun() -> Finding {
     let subject = "/dev/net/tun (taps of guests, tunnel of a home agent)";
     match OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
         Ok(_) => Finding::ok(subject),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Finding::missing(subject, format!("{error}; run it as root, or as a user who may open it"))
+        }
         Err(error) => Finding::missing(
             subject,
             format!("{error}; `modprobe tun`, or in a container let the device in; the kernel needs CONFIG_TUN"),
