@@ -179,7 +179,9 @@ fn told(file: &str, format: Format) -> Result<String, ExportError> {
     let text = read(&format!("policies/{file}"));
     let role = policy::role_of(&text);
     let names = policy::key_files(role, file, &text).unwrap_or_else(|report| panic!("{report}"));
-    let keys = Keys(names.into_iter().map(|one| (one.path, SecretKey::new(vec![7; one.octets]))).collect());
+    // One key serves one purpose.
+    let key = |(number, one): (usize, policy::KeyFile)| (one.path, SecretKey::new(vec![number as u8; one.octets]));
+    let keys = Keys(names.into_iter().enumerate().map(key).collect());
     let (policy, paths) =
         policy::load_with_key_paths(role, file, &text, &keys).unwrap_or_else(|report| panic!("{report}"));
     exchange::export(&policy, &paths, format, false).map(|text| text.to_string())

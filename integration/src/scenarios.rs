@@ -270,6 +270,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_filter_is_parts_of_names() {
+        assert_eq!(matching(Some("register-esp, reload")).len(), 2);
+        assert!(matching(Some(",, ")).is_empty() && matching(Some("")).is_empty());
+        assert_eq!(matching(None).len(), ALL.len());
+    }
+
+    #[test]
     fn every_directory_is_a_scenario_and_every_scenario_has_a_directory() {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
         let directories: BTreeSet<String> = std::fs::read_dir(directory)
