@@ -93,7 +93,6 @@ impl Image {
         let has_modules = |root: &&Path| root.join("lib/modules").join(&release).is_dir();
         // Those of the tree that the kernel is in; at last those of this machine.
         let modules = kernel.ancestors().skip(1).find(has_modules).map(Path::to_owned);
-        // One without any says at once what it lacks, and has modules in `modules.builtin` all the same.
         if modules.is_none() {
             println!(
                 "{}: no lib/modules/{release} above this file: everything must be built into this kernel",

@@ -155,8 +155,8 @@ impl Guests {
             let (name, card) = (process.name(), process.card());
             add("-netdev", self.wire(process, "off"));
             add("-device", format!("virtio-net-pci,netdev={name},mac={card},romfile="));
-            // Each with a controller of its own: what a controller tells of many ports at once, QEMU loses where the kernel is slow to hear it, and a port
-            // of which it has lost that it is joined is never written.
+            // Each with a controller of its own: what a controller tells of many ports at once, QEMU loses where the kernel
+            // is slow to hear it, and a port of which it has lost that it is joined is never written.
             add("-device", format!("virtio-serial-pci,id={name}-ports,max_ports=4"));
             for channel in Channel::ALL {
                 let port = process.port(channel);

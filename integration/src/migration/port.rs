@@ -1,5 +1,5 @@
-//! The end of a port of QEMU's inside the lab's machine. Whoever is at the other end may die at any time, and a write that nobody takes would wait for
-//! ever: so no read or write here blocks in the kernel.
+//! The end of a port of QEMU's inside the lab's machine. Whoever is at the other end may die at any time, and a write that
+//! nobody takes would wait for ever: so no read or write here blocks in the kernel.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
