@@ -222,7 +222,6 @@ const CORE: &[&str] = &[
     "de-register",
     "handover",
     "guest-migrates-under-esp",
-    "attach-when-seen",
     "off-link-correspondent",
     "spoofed-source-dropped",
     "packet-too-big",
@@ -240,7 +239,6 @@ const CORE: &[&str] = &[
     "mobile-node-restart",
     "migration-journey",
     "migration-home-again",
-    "migration-target-crashes",
 ];
 
 /// Whether it is for every kernel.

@@ -456,7 +456,10 @@ impl Runner {
         match signal {
             Signal::Report => self.report(),
             Signal::Reload => drop(self.reload(now).await),
-            Signal::Leave if self.leaving.is_some() => self.leaving = Some(now),
+            Signal::Leave if self.leaving.is_some() => {
+                tracing::info!("asked once more: leaving without waiting for acknowledgements");
+                self.leaving = Some(now);
+            }
             Signal::Leave => {
                 tracing::info!("leaving: de-registering every guest");
                 self.leaving = Some(now + FAREWELL);

@@ -21,7 +21,7 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 const CRASHES: usize = 200;
 /// ... and at least.
 const LEAST: usize = 40;
-const TIME: Duration = Duration::from_secs(120);
+const TIME: Duration = Duration::from_secs(80);
 /// The daemon is killed at most this long after its start, in times that a registration after a start takes on this machine.
 const LIFE: f64 = 1.6;
 /// How much longer it may live after a life without an acknowledgement, and how much shorter after one with it: the

@@ -25,8 +25,9 @@ pub(crate) const SCENARIO: Scenario = Scenario {
 
 /// What is aimed at.
 const AIM: Duration = Duration::from_millis(100);
-/// What is asserted: other programs may have the machine for a while.
-const LIMIT: Duration = Duration::from_millis(500);
+/// What is asserted: on a busy machine, emulated, others have the processor for a while; but a look that nobody asked for
+/// comes much later.
+const LIMIT: Duration = Duration::from_secs(10);
 
 fn run(lab: &Lab) -> Outcome {
     let net = &lab.net;
