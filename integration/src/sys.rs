@@ -25,7 +25,11 @@ pub(crate) fn time_stamp_rate() -> u64 {
     static RATE: OnceLock<u64> = OnceLock::new();
     *RATE.get_or_init(|| {
         // SAFETY: every x86-64 processor has the instruction, and it touches no memory.
+        #[cfg(target_arch = "x86_64")]
         let count = || unsafe { std::arch::x86_64::_rdtsc() };
+        // The lab's machines are for x86-64 alone.
+        #[cfg(not(target_arch = "x86_64"))]
+        let count = || 0_u64;
         let (clock, begin) = (Instant::now(), count());
         std::thread::sleep(COMPARISON);
         let (end, passed) = (count(), clock.elapsed());

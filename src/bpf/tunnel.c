@@ -236,7 +236,9 @@ INLINE int into_tunnel(struct __sk_buff *skb, __u32 link, int of_guest)
 				for_router = 0;
 		}
 		// A guest that has come from elsewhere still has its neighbours' link-layer addresses of there, and keeps them as
-		// long as its connections go on (RFC 4861 §7.3.1). But what a bridge floods to a sibling is for that alone.
+		// long as its connections go on (RFC 4861 §7.3.1). But what a bridge floods to a bound sibling is for that alone. Of
+		// the link-layer addresses of siblings nothing is known here: a frame to one of them for somebody elsewhere, which
+		// userland drops, goes where it would have gone by the router, under the guest's own addresses.
 		struct home_address to = { { inner->destination[0], inner->destination[1] } };
 		if (!for_router && (data[0] & 1 || map_lookup(&guests, &to)))
 			return leave(slot, ADDRESSES);

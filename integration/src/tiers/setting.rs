@@ -70,8 +70,9 @@ impl Setting {
 }
 
 /// The scenarios in which data of guests goes through the tunnel while the registration is under ESP: registration, both ways, a host that moves,
-/// guests that move, packets too big, forgeries, restarts and crashes. Not with a correspondent behind other routers, from which nothing comes whole, and not those whose *data* is under ESP (`tunnel-payload`): the kernel's IPsec
-/// carries that, in every tier.
+/// guests that move, packets too big, forgeries, restarts and crashes. Not with a correspondent behind other routers, from
+/// which nothing comes whole, and not those whose *data* is under ESP (`tunnel-payload`): the kernel's IPsec carries that,
+/// in every tier.
 pub(crate) const SCENARIOS: &[&str] = &[
     "register-esp",
     "handover",
